@@ -1,0 +1,252 @@
+"""`sfd`: run, audit, sample, report and measure from the command line.
+
+Every error of the package becomes one line on standard error; the exit status is 0 only when what was
+asked holds, 1 when it does not, 2 when the question itself was wrong, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+from secure_fed_diffusion._version import VERSION
+from secure_fed_diffusion.errors import ConfigError, SecureFedDiffusionError
+
+try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # typer with click 8.5, on import
+        import typer
+except ImportError:
+    sys.exit("sfd needs the training extra: pip install 'secure-fed-diffusion[train]'")
+
+if TYPE_CHECKING:
+    from secure_fed_diffusion.dp.ledger import LedgerReport
+
+# Everything heavy is imported by the command that needs it, so that `sfd --help` answers at once.
+
+app = typer.Typer(
+    name="sfd",
+    help="Train diffusion models on data that may not leave its owner, and see what it costs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Benchmark(StrEnum):
+    """What to measure."""
+
+    secagg = "secagg"
+    dpsgd = "dpsgd"
+
+
+RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+@app.callback(invoke_without_command=True)
+def _sfd(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    config_file: Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's configuration (TOML).")],
+    out: Annotated[Path, typer.Option(help="The folder to write; must be new, or --resume.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value, over what the file says.")
+    ] = None,
+    device: Annotated[Device | None, typer.Option(help="Over run.device of the file.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train, and write the run's folder with its ledger, metrics, samples, model and report."""
+    from secure_fed_diffusion import config
+    from secure_fed_diffusion.federation.run import prepare
+    from secure_fed_diffusion.reporting.console import RunProgress
+    from secure_fed_diffusion.reporting.html import write_report
+
+    _quiet()
+    changes = list(overrides or []) + ([f'run.device="{device.value}"'] if device else [])
+    settings = config.load(config_file, changes)
+    prepared = prepare(settings, out, config_text=config.dump(settings), resume=resume)
+    try:
+        with _Silent() if as_json else RunProgress(len(prepared.plan.rounds)) as progress:
+            if not as_json:
+                _announce(prepared, progress, resume)
+            summary = prepared.execute(progress)
+    except KeyboardInterrupt:
+        _fail(f"stopped; go on with: sfd run {config_file} --out {out} --resume", 130)
+    finally:
+        prepared.ledger.close()
+    report_path = write_report(out)
+    if as_json:
+        typer.echo(json.dumps(summary))
+    else:
+        typer.echo(f"report: {report_path}")
+
+
+@app.command()
+def audit(
+    directory: RunFolder,
+    head: Annotated[str | None, typer.Option(help="A ledger head that somebody else kept.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute what was spent from the ledger alone; status 1 when a line was altered."""
+    from secure_fed_diffusion.dp.ledger import verify
+
+    _quiet()
+    report = verify(directory / "ledger.jsonl", head=head)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict()))
+    else:
+        _print_audit(report)
+
+
+@app.command()
+def sample(
+    directory: RunFolder,
+    out: Annotated[Path, typer.Option(help="The PNG grid to write.")] = Path("samples.png"),
+    per_class: Annotated[int, typer.Option(min=1, max=10, help="Images of each class.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Public; another seed, other images.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Draw new images from a run's model: post-processing, free of privacy cost."""
+    from secure_fed_diffusion.federation.assessment import draw_grid
+
+    _quiet()
+    written = draw_grid(directory / "model", out, per_class=per_class, seed=seed)
+    typer.echo(json.dumps({"file": str(out), "images": written}) if as_json else f"{written} images: {out}")
+
+
+@app.command()
+def report(directory: RunFolder, as_json: AsJson = False) -> None:
+    """Write `report.html`, one file that opens offline."""
+    from secure_fed_diffusion.reporting.html import write_report
+
+    _quiet()
+    path = write_report(directory)
+    typer.echo(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
+
+
+@app.command()
+def bench(what: Benchmark, as_json: AsJson = False) -> None:
+    """Measure the cryptography or the private step, as ratios against a baseline in the same run."""
+    _quiet()
+    if what is Benchmark.secagg:
+        from secure_fed_diffusion.benchmarks import secagg as benchmark
+    else:
+        from secure_fed_diffusion.benchmarks import dpsgd as benchmark
+    figures = benchmark.run()
+    if as_json:
+        typer.echo(json.dumps(figures))
+        return
+    for name, value in _flat(figures):
+        typer.echo(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def main() -> None:
+    """Run `sfd`; the entry point of the distribution."""
+    try:
+        app()
+    except ConfigError as error:
+        _fail(str(error), 2)
+    except SecureFedDiffusionError as error:
+        _fail(str(error), 1)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    """Print one line to standard error and leave."""
+    typer.echo(f"sfd: {' '.join(message.split())}", err=True)
+    raise SystemExit(status)
+
+
+def _quiet() -> None:
+    """Keep other libraries' log lines and warnings away from the user."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+class _Silent:
+    """An observer that says nothing: standard output belongs to the JSON."""
+
+    def __enter__(self) -> _Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def round(self, record: dict[str, Any]) -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+
+def _announce(prepared: Any, progress: Any, resume: bool) -> None:
+    """Say what is about to be spent, before it is."""
+    plan = prepared.plan
+    if plan.budget_epsilon is None:
+        progress.note(f"mode {plan.mode}: no noise, no guarantee")
+    else:
+        progress.note(
+            f"mode {plan.mode}: ε <= {plan.budget_epsilon:g} at δ = {plan.privacy.delta:g} in the view "
+            f"{plan.guard.key}, noise multiplier {plan.noise_multiplier:.3f}, {plan.dimension:,} parameters"
+        )
+    if resume:
+        progress.note(f"going on after round {prepared.finished_round} of {len(plan.rounds)}")
+
+
+def _print_audit(report: LedgerReport) -> None:
+    from secure_fed_diffusion.reporting.console import epsilon_table
+
+    figures = report.to_dict()
+    guard = report.terms.guard.key
+    typer.echo(f"round  ε in the view {guard} (PLD, RDP), the client that spent most")
+    for number, views in figures["rounds"].items():
+        prices = views[guard]
+        shown = "  ".join("none" if prices[a] is None else f"{prices[a]:.4f}" for a in ("pld", "rdp"))
+        typer.echo(f"{number:>5}  {shown}")
+    if figures["rounds"]:
+        mechanism = next(iter(report.terms.mechanisms.values()))
+        epsilon_table(
+            list(figures["rounds"].values())[-1],
+            delta=report.terms.delta,
+            unit=mechanism.unit,
+            relation=mechanism.relation,
+        )
+    budget = report.terms.budget_epsilon
+    typer.echo("no budget: nothing is promised" if budget is None else f"budget: ε = {budget:g} in {guard}")
+    typer.echo(report.statement)
+    typer.echo(f"head: {report.head}")
+
+
+def _flat(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows = []
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", value))
+    return rows
+
+
+if __name__ == "__main__":
+    main()

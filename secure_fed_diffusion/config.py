@@ -1,0 +1,150 @@
+"""A run's configuration: TOML in, checked settings out, and the complete TOML back.
+
+The sections are the fields of `RunSettings`, each owned by the module that it configures.  An unknown
+key is refused with the nearest right one; a wrong value with its key, the value and what was expected.
+
+>>> settings = parse('[privacy]\\nmode = "local"', overrides=["federation.clients=6"])
+>>> settings.privacy.mode, settings.federation.clients
+('local', 6)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import TypeAdapter, ValidationError
+
+from secure_fed_diffusion.errors import ConfigError
+from secure_fed_diffusion.federation.settings import RunSettings
+
+_ADAPTER: TypeAdapter[RunSettings] = TypeAdapter(RunSettings)
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> RunSettings:
+    """Read a configuration file, with `section.key=value` overrides in TOML's own syntax.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or a key or value in it is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    try:
+        return parse(text, overrides)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is no valid TOML: {error}") from None
+
+
+def parse(text: str, overrides: Iterable[str] = ()) -> RunSettings:
+    """Return the settings of a TOML text; see `load`."""
+    values = tomllib.loads(text)
+    for override in overrides:
+        _override(values, override)
+    _check_keys(values, RunSettings, "")
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        raise _first(error) from None
+
+
+def dump(settings: RunSettings) -> str:
+    """Return the complete configuration as TOML, every default filled in (None is left out)."""
+    return tomli_w.dumps(_plain(dataclasses.asdict(settings)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    """Apply one `section.key=value`; a value that is no TOML is taken as a string."""
+    name, equals, text = override.partition("=")
+    path = [part.strip() for part in name.split(".")]
+    if not equals or len(path) < 2 or not all(path):
+        raise ConfigError(f"expected --set section.key=value, got {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = values
+    for part in path[:-1]:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{part!r} is a value, not a section", key=name.strip())
+    table[path[-1]] = value
+
+
+def _check_keys(values: Mapping[str, Any], owner: type, prefix: str) -> None:
+    """Refuse keys that `owner` does not have, before any value is looked at."""
+    hints = typing.get_type_hints(owner)
+    for key, value in values.items():
+        if key not in hints:
+            raise ConfigError(_unknown(key, owner, hints, prefix), key=f"{prefix}{key}")
+        nested = _dataclass_in(hints[key])
+        if nested is None:
+            continue
+        items = value if isinstance(value, list) else [value]
+        for item in items:
+            if not isinstance(item, Mapping):
+                raise ConfigError(f"expected a table, got {item!r}", key=f"{prefix}{key}")
+            _check_keys(item, nested, f"{prefix}{key}.")
+
+
+def _unknown(key: str, owner: type, hints: Mapping[str, Any], prefix: str) -> str:
+    near = difflib.get_close_matches(key, hints, n=1)
+    if near:
+        return f"no such key; did you mean {prefix}{near[0]}?"
+    elsewhere = [path for path in _all_keys(RunSettings, "") if path.rpartition(".")[2] == key]
+    if elsewhere:
+        return f"no such key; did you mean {elsewhere[0]}?"
+    what = "sections" if owner is RunSettings else "keys"
+    return f"no such key; the {what} here are {', '.join(hints)}"
+
+
+def _all_keys(owner: type, prefix: str) -> Iterable[str]:
+    for name, hint in typing.get_type_hints(owner).items():
+        nested = _dataclass_in(hint)
+        if nested is None:
+            yield f"{prefix}{name}"
+        else:
+            yield from _all_keys(nested, f"{prefix}{name}.")
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    """Return the settings class that a type hint names, itself or as the items of a tuple."""
+    if dataclasses.is_dataclass(hint):
+        return typing.cast(type, hint)
+    if typing.get_origin(hint) in (tuple, types.UnionType, typing.Union):
+        for part in typing.get_args(hint):
+            if dataclasses.is_dataclass(part):
+                return typing.cast(type, part)
+    return None
+
+
+def _first(error: ValidationError) -> ConfigError:
+    """Return the first finding, in our words; our own errors pass through pydantic as they are."""
+    finding = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in finding["loc"] if not str(part).startswith(("literal[", "int")))
+    message = finding["msg"][:1].lower() + finding["msg"][1:]
+    hint = ""
+    if finding["type"] == "literal_error":
+        allowed = [item.strip(" '") for item in finding["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        near = difflib.get_close_matches(str(finding["input"]), allowed, n=1)
+        message = f"expected one of {', '.join(allowed)}"
+        hint = f"; did you mean {near[0]}?" if near else ""
+    return ConfigError(f"{message}, got {finding['input']!r}{hint}", key=key)

@@ -1,0 +1,36 @@
+"""Differential privacy of one federated run: what happened, what it cost, and the record of both.
+
+`mechanism` says what a step releases, `accounting` what that costs in one view, `calibration` how much
+noise a promise needs, `grid` and `noise` make sensitivity and noise integer facts, `ledger` charges each
+client before anything leaves.  No torch here; dp_accounting is (extra `train`).
+
+Not protected against: a pipeline that does not do what its `Mechanism` says.  See docs/privacy.md.
+
+>>> View.parse("sum_c1").adversary
+'The server, which decodes every sum, together with 1 client that tells it its noise shares.'
+"""
+
+from secure_fed_diffusion.dp.accounting import Accountant, discretisation_loss, epsilon
+from secure_fed_diffusion.dp.calibration import calibrate
+from secure_fed_diffusion.dp.grid import IntegerGrid
+from secure_fed_diffusion.dp.ledger import Ledger, LedgerReport, verify
+from secure_fed_diffusion.dp.mechanism import Mechanism, View
+from secure_fed_diffusion.dp.noise import discrete_gaussian, poisson_sample, sampling_distance
+from secure_fed_diffusion.dp.terms import Terms
+
+__all__ = [
+    "Accountant",
+    "IntegerGrid",
+    "Ledger",
+    "LedgerReport",
+    "Mechanism",
+    "Terms",
+    "View",
+    "calibrate",
+    "discrete_gaussian",
+    "discretisation_loss",
+    "epsilon",
+    "poisson_sample",
+    "sampling_distance",
+    "verify",
+]

@@ -1,0 +1,303 @@
+"""What was spent: one charge per client and round, on disk before anything leaves.
+
+`Ledger.charge` refuses what the budget does not cover, then writes one line, flushes and syncs it; only
+then may the frames go.  A charge is never taken back: a client cannot know who received its frames.
+`verify` recomputes all of it from the file alone.
+
+Not protected against: a cut tail or a full rewrite, without an anchor (`verify(path, head=...)`); a
+host that is rolled back as a whole; a client that sends without charging.
+
+A budget of None means that no guarantee is given: nothing is refused, and an infinite ε is written as null.
+
+>>> with Ledger.create(path, terms) as ledger:  # doctest: +SKIP
+...     ledger.charge(3, round=0, attempt=0, mechanism="gradient")
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, get_args
+
+from secure_fed_diffusion.dp import chain
+from secure_fed_diffusion.dp.account import Account, Charge, read_charge, read_terms, write_epsilon
+from secure_fed_diffusion.dp.accounting import Accountant
+from secure_fed_diffusion.dp.mechanism import Mechanism, View
+from secure_fed_diffusion.dp.terms import Terms
+from secure_fed_diffusion.errors import LedgerError, PrivacyError, RunError
+
+_ARITHMETIC_TOLERANCE = 1e-6  # between machines; relative
+
+
+class Ledger:
+    """The one writer of a ledger file; use it as a context manager, or `close` it."""
+
+    def __init__(self, descriptor: int, path: Path, account: Account, lines: int, head: str) -> None:
+        self._descriptor, self._path, self._account = descriptor, path, account
+        self._lines, self._head = lines, head
+        self._usable = True
+
+    @classmethod
+    def create(cls, path: Path | str, terms: Terms) -> Ledger:
+        """Begin a ledger: write its terms, synced.
+
+        A file without one complete line, left by a process that was killed here, is begun again.
+
+        Raises:
+            RunError: there is a ledger at `path`, or another process is writing one.
+        """
+        path = Path(path)
+        descriptor = _open_locked(path, os.O_RDWR | os.O_CREAT)
+        try:
+            if b"\n" in path.read_bytes():
+                raise RunError(f"{path.name} exists: open it to go on, or choose another folder")
+            os.ftruncate(descriptor, 0)
+            ledger = cls(descriptor, path, Account(terms), 0, chain.FIRST)
+            ledger._append({"kind": "terms", **terms.to_dict()})
+            _sync_folder(path.parent)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return ledger
+
+    @classmethod
+    def open(cls, path: Path | str) -> Ledger:
+        """Go on with a ledger, every line of it checked but for its arithmetic (see `verify`).
+
+        Bytes after the last newline are cut away: their charge was not on disk, so nothing left for it.
+
+        Raises:
+            LedgerError: the first line that was altered, dropped, repeated or moved.
+            RunError: there is no ledger, or another process is writing it.
+        """
+        path = Path(path)
+        descriptor = _open_locked(path, os.O_RDWR)
+        try:
+            data = path.read_bytes()
+            entries, torn = chain.decode(data)
+            account = Account(read_terms(entries))
+            for entry in entries[1:]:
+                charge, _ = read_charge(entry)
+                if charge.mechanism not in account.terms.mechanisms or charge.identity in account.charges:
+                    raise LedgerError("a charge that the terms do not know, or made twice", line=entry.line)
+                account.add(charge)
+            if torn:
+                os.ftruncate(descriptor, len(data) - torn)
+                os.fsync(descriptor)
+            os.lseek(descriptor, 0, os.SEEK_END)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(descriptor, path, account, len(entries), entries[-1].digest)
+
+    @property
+    def terms(self) -> Terms:
+        """The terms of the first line."""
+        return self._account.terms
+
+    @property
+    def head(self) -> str:
+        """The digest of the last line: keep it elsewhere, it is the anchor of `verify`."""
+        return self._head
+
+    def charge(
+        self,
+        client_id: int,
+        *,
+        round: int,  # noqa: A002
+        attempt: int,
+        mechanism: str,
+        steps: int = 1,
+    ) -> None:
+        """Charge one client, before its frames leave.
+
+        Guarantees: on return the charge is on disk; on a refusal nothing was written.
+
+        Raises:
+            BudgetExceededError: the budget does not cover it.
+            PrivacyError: this very charge was made before, or the mechanism is unknown.
+            RunError: the ledger is closed, or a write failed earlier.
+        """
+        charge = Charge(client_id=client_id, round=round, attempt=attempt, mechanism=mechanism, steps=steps)
+        reached = self._account.price(charge)
+        self._append(
+            {
+                "kind": "charge",
+                "client_id": client_id,
+                "round": round,
+                "attempt": attempt,
+                "mechanism": mechanism,
+                "steps": steps,
+                "epsilon": write_epsilon(reached),
+            }
+        )
+        self._account.add(charge)
+
+    def spent(self, client_id: int) -> Mapping[Mechanism, int]:
+        """Return the steps of each mechanism that this client was charged for."""
+        return MappingProxyType(self._account.spent(client_id))
+
+    def epsilon(self, view: View, accountant: Accountant = "pld", client_id: int | None = None) -> float:
+        """Return ε spent in `view` by one client, or the largest of all clients."""
+        return self._account.epsilon(view, accountant, client_id)
+
+    def attempts(self, round: int) -> int:  # noqa: A002
+        """Return the first attempt at `round`, counted from 0, that nobody was charged for."""
+        return max((key[2] + 1 for key in self._account.charges if key[1] == round), default=0)
+
+    def close(self) -> None:
+        """Let another process write; a second call does nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor, self._usable = -1, False
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _append(self, fields: Mapping[str, Any]) -> None:
+        if not self._usable:
+            raise RunError(f"{self._path.name} is closed, or an earlier write to it failed")
+        line, digest = chain.encode(fields, sequence=self._lines, previous=self._head)
+        self._usable = False  # what a failed write left on disk is for the next `open` to judge
+        rest = memoryview(line)
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+        os.fsync(self._descriptor)
+        self._lines, self._head = self._lines + 1, digest
+        self._usable = True
+
+
+def _open_locked(path: Path, flags: int) -> int:
+    """Open `path` for this process alone; the lock goes with the descriptor, so a killed process frees it."""
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+    except FileNotFoundError:
+        raise RunError(f"no ledger at {path}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise RunError(f"{path.name} is in use by another process: a run has one writer") from None
+    return descriptor
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+Prices = Mapping[str, Mapping[str, float]]
+"""ε by `View.key` and accountant; `math.inf` where there is no guarantee."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerReport:
+    """What an auditor can say from the file alone."""
+
+    terms: Terms
+    rounds: Mapping[int, Prices]  # spent when a charge last named that round, the largest of all clients
+    clients: Mapping[int, Prices]
+    lines: int
+    head: str
+    torn_bytes: int  # after the last newline: a charge that never was, whose frames never left
+    truncation_excluded: bool
+
+    @property
+    def statement(self) -> str:
+        """One sentence: what was shown about the record."""
+        rest = (
+            "truncation is excluded by the anchor"
+            if self.truncation_excluded
+            else "truncation is not excluded"
+        )
+        return f"No line was altered, dropped or moved up to the last one ({self.lines}); {rest}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON types; ε is null where there is no guarantee."""
+
+        def plain(prices: Mapping[int, Prices]) -> dict[str, Any]:
+            return {
+                str(key): {
+                    view: {accountant: write_epsilon(value) for accountant, value in by_accountant.items()}
+                    for view, by_accountant in by_view.items()
+                }
+                for key, by_view in prices.items()
+            }
+
+        return {
+            "statement": self.statement,
+            "terms": self.terms.to_dict(),
+            "rounds": plain(self.rounds),
+            "clients": plain(self.clients),
+            "lines": self.lines,
+            "head": self.head,
+            "torn_bytes": self.torn_bytes,
+            "truncation_excluded": self.truncation_excluded,
+        }
+
+
+def verify(path: Path | str, *, head: str | None = None) -> LedgerReport:
+    """Recompute everything from the file: the chain, the rules, each recorded ε, and ε round by round.
+
+    `head` is an anchor: the `Ledger.head` that somebody else kept.  An anchor from before the last line
+    shows that nothing was cut before it, which does not exclude a cut after it.
+
+    Raises:
+        LedgerError: with the first line that was altered, dropped, repeated, moved, or that says another ε
+            than its recomputation; or the anchor is nowhere in the chain.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise RunError(f"no ledger at {path}") from None
+    entries, torn = chain.decode(data)
+    account = Account(read_terms(entries))
+    if head is not None and head not in {entry.digest for entry in entries}:
+        raise LedgerError(
+            f"the anchor is not in the chain of {len(entries)} lines: its tail was cut, or it is new"
+        )
+    by_round: dict[int, Prices] = {}
+    current: int | None = None
+    for entry in entries[1:]:
+        charge, recorded = read_charge(entry)
+        try:
+            recomputed = account.price(charge)
+        except PrivacyError as error:
+            raise LedgerError(str(error), line=entry.line) from error
+        if not math.isclose(recorded, recomputed, rel_tol=_ARITHMETIC_TOLERANCE, abs_tol=1e-9):
+            raise LedgerError(f"it records ε = {recorded:.6g}, recomputed {recomputed:.6g}", line=entry.line)
+        if current is not None and charge.round != current:
+            by_round[current] = _prices(account)
+        account.add(charge)
+        current = charge.round
+    if current is not None:
+        by_round[current] = _prices(account)
+    return LedgerReport(
+        terms=account.terms,
+        rounds=MappingProxyType(by_round),
+        clients=MappingProxyType({client: _prices(account, client) for client in sorted(account.steps)}),
+        lines=len(entries),
+        head=entries[-1].digest,
+        torn_bytes=torn,
+        truncation_excluded=head == entries[-1].digest,
+    )
+
+
+def _prices(account: Account, client_id: int | None = None) -> Prices:
+    return {
+        view.key: {name: account.epsilon(view, name, client_id) for name in get_args(Accountant)}
+        for view in account.terms.views
+    }

@@ -1,0 +1,90 @@
+"""Every error that this package raises on purpose, in one tree.
+
+A message names the value, the bound and who is to blame; it never holds the content of a key, a
+share or a vector.  Catch `SecureFedDiffusionError` to catch them all, or one family:
+
+    SecureFedDiffusionError
+    ├── ConfigError              a setting, alone or with another, cannot be honoured
+    ├── DataError                a data file is missing, altered or of the wrong form
+    ├── RunError                 a run's folder or a step of a run cannot be used
+    ├── PrivacyError             going on would cost more privacy than was promised
+    │   ├── BudgetExceededError  the ledger does not cover the next charge
+    │   └── UnderNoisedError     fewer noise shares than the plan calls for
+    ├── LedgerError              the record of what was spent was altered
+    └── SecureAggregationError   the protocol cannot go on
+        ├── FrameError           bytes that are no valid frame of this session
+        ├── PhaseError           a step out of order, or a machine that already failed
+        ├── PolicyError          the server proposes what this client's own policy refuses
+        ├── RecoveryError        a secret does not match what its owner advertised
+        └── TooFewClientsError   below the threshold: the sum stays hidden for good
+"""
+
+from __future__ import annotations
+
+
+class SecureFedDiffusionError(Exception):
+    """Base of every error raised on purpose by this package."""
+
+
+class ConfigError(SecureFedDiffusionError):
+    """A setting cannot be honoured; `key` is its dotted name, where one is to blame."""
+
+    def __init__(self, message: str, *, key: str | None = None) -> None:
+        super().__init__(f"{key}: {message}" if key else message)
+        self.key = key
+
+
+class DataError(SecureFedDiffusionError):
+    """A data file is missing, altered or of the wrong form."""
+
+
+class RunError(SecureFedDiffusionError):
+    """A run's folder, or a step of a run, cannot be used as asked."""
+
+
+class PrivacyError(SecureFedDiffusionError):
+    """Going on would cost more privacy than was promised."""
+
+
+class BudgetExceededError(PrivacyError):
+    """The budget does not cover the next charge; nothing was charged and nothing left."""
+
+
+class UnderNoisedError(PrivacyError):
+    """The sum would carry fewer noise shares than the plan was calibrated to."""
+
+
+class LedgerError(SecureFedDiffusionError):
+    """The record of what was spent was altered; `line` is the first bad line, counted from 1."""
+
+    def __init__(self, message: str, *, line: int | None = None) -> None:
+        super().__init__(f"line {line}: {message}" if line is not None else message)
+        self.line = line
+
+
+class SecureAggregationError(SecureFedDiffusionError):
+    """The protocol cannot go on; `culprits` are the clients to whom the fault is traced."""
+
+    def __init__(self, message: str, *, culprits: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.culprits = culprits
+
+
+class FrameError(SecureAggregationError):
+    """Bytes that are no valid frame of this session."""
+
+
+class PhaseError(SecureAggregationError):
+    """A step out of order, or a machine that already failed and stays so."""
+
+
+class PolicyError(SecureAggregationError):
+    """The server proposes what this client's own policy refuses."""
+
+
+class RecoveryError(SecureAggregationError):
+    """A reconstructed secret does not match what its owner advertised."""
+
+
+class TooFewClientsError(SecureAggregationError):
+    """Fewer clients than the threshold are left; the sum stays hidden for good."""

@@ -1,0 +1,120 @@
+"""What a run shows of its model: a hold-out loss, sample grids and the public metrics.
+
+Reads the released weights, the public split and the test split; no private record comes near it, so
+nothing here is charged.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from secure_fed_diffusion.data.datasets import Dataset, ImageSet
+from secure_fed_diffusion.diffusion.objective import Objective
+from secure_fed_diffusion.diffusion.sampler import load_pipeline, sample
+from secure_fed_diffusion.evaluation.evaluator import Evaluator
+from secure_fed_diffusion.federation.settings import RunSettings
+from secure_fed_diffusion.training.local import ClientData
+from secure_fed_diffusion.training.vectors import load_flat
+
+HOLDOUT_RECORDS = 256
+GRID_COLUMNS = 10
+_GRID_SCALE = 112  # a cell of the grid is at least this many pixels high
+
+
+class Assessment:
+    """Built once per run; `model` is a scratch copy whose weights are overwritten."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        dataset: Dataset,
+        model: nn.Module,
+        objective: Objective,
+        device: torch.device,
+    ) -> None:
+        self._settings = settings
+        self._dataset = dataset
+        self._model = model
+        self._objective = objective
+        self._evaluator = Evaluator(dataset, settings.evaluation, device)
+        public = dataset.public.subset(slice(0, HOLDOUT_RECORDS))
+        data = ClientData(public, patch=settings.model.patch, device=device)
+        self._holdout = data.records(np.arange(len(data)), objective, ("holdout",))
+
+    @property
+    def floor(self) -> dict[str, float]:
+        """The FID of real public images against the test images."""
+        return self._evaluator.floor
+
+    @torch.no_grad()
+    def holdout_loss(self, weights: Tensor) -> float:
+        """Return the loss on public images with fixed draws."""
+        load_flat(self._model, weights)
+        records = self._holdout
+        losses = [
+            self._objective.loss_batch(
+                self._model,
+                records.images[part],
+                records.labels[part],
+                records.draws.timesteps[part],
+                records.draws.noise[part],
+            )
+            for part in torch.arange(len(records)).split(64)
+        ]
+        return float(torch.stack(losses).mean())
+
+    def synthesize(self, weights: Tensor, n: int, seed: int) -> ImageSet:
+        """Draw `n` images, the classes in turn."""
+        load_flat(self._model, weights)
+        labels = np.arange(n) % self._dataset.n_classes
+        images = sample(
+            self._model,
+            labels,
+            diffusion=self._settings.diffusion,
+            settings=self._settings.sampler,
+            patch=self._settings.model.patch,
+            seed=seed,
+        )
+        return ImageSet(images=images, labels=labels)
+
+    def measure(self, weights: Tensor, *, grid: Path, last: bool, seed: int) -> dict[str, float]:
+        """Sample, write a PNG grid (one row a class) to `grid`, and return the metrics by name."""
+        evaluation = self._settings.evaluation
+        synthetic = self.synthesize(weights, evaluation.samples, seed)
+        write_grid(synthetic, self._dataset.n_classes, grid)
+        return self._evaluator.measure(synthetic, with_tstr=last or evaluation.tstr_each)
+
+
+def write_grid(images: ImageSet, n_classes: int, path: Path) -> None:
+    """Write a PNG with one row a class and up to ten columns, enlarged to whole pixels."""
+    _, colours, height, width = images.images.shape
+    columns = min(GRID_COLUMNS, max(1, len(images) // n_classes))
+    canvas = np.zeros((n_classes * height, columns * width, colours), dtype=np.uint8)
+    for label in range(n_classes):
+        for column, index in enumerate(np.flatnonzero(images.labels == label)[:columns]):
+            cell = images.images[index].transpose(1, 2, 0)
+            canvas[label * height : (label + 1) * height, column * width : (column + 1) * width] = cell
+    picture = Image.fromarray(canvas[..., 0] if colours == 1 else canvas)
+    factor = max(1, _GRID_SCALE // height // 2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(path)
+
+
+def draw_grid(model: Path, path: Path, *, per_class: int, seed: int) -> int:
+    """Draw `per_class` images of each class from a saved model into a PNG; return how many.
+
+    Raises:
+        RunError: there is no model to draw from.
+    """
+    pipeline = load_pipeline(model)
+    n_classes = pipeline.unet.config.num_class_embeds
+    labels = np.arange(n_classes * per_class) % n_classes
+    drawn = pipeline(labels, generator=torch.Generator().manual_seed(seed), output_type="np").images
+    images = (drawn.transpose(0, 3, 1, 2) * 255).round().astype(np.uint8)
+    write_grid(ImageSet(images=images, labels=labels), n_classes, path)
+    return len(labels)

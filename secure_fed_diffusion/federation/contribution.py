@@ -1,0 +1,142 @@
+"""What one client adds to a sum: its records, clipped, rounded and noised, as integers of the ring.
+
+Formal guarantees, for the releases of modes `distributed`, `local` and `client`: the returned vector is
+one use of the release's mechanism on this client's data.  Unit: one example (add/remove), in `client`
+the client (zero-out); sensitivity: `grid.norm_bound` in grid units; view and accountant: the plan's.
+Poisson coins and noise come from `entropy`, by default the operating system's; they are drawn afresh at
+each call and never stored or logged, and so is everything else that depends on the data (sample sizes,
+losses, clip counts).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from secure_fed_diffusion.data.datasets import ImageSet
+from secure_fed_diffusion.diffusion.objective import Objective
+from secure_fed_diffusion.dp.noise import discrete_gaussian, poisson_sample
+from secure_fed_diffusion.entropy import Entropy, system
+from secure_fed_diffusion.federation.class_means import prototype_rows
+from secure_fed_diffusion.federation.plan import Plan, Release
+from secure_fed_diffusion.federation.settings import AveragingSettings, LocalSettings, StepSettings
+from secure_fed_diffusion.training.local import (
+    ClientData,
+    DrawKey,
+    LocalOptimizer,
+    train_plain,
+    train_private,
+)
+from secure_fed_diffusion.training.per_example import micro_batches
+from secure_fed_diffusion.training.vectors import flatten, integer_sum, load_flat
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contributor:
+    """One client's data and the model it computes with; `entropy` draws noise, `coins` draws samples."""
+
+    client_id: int
+    plan: Plan
+    images: ImageSet
+    data: ClientData
+    model: nn.Module
+    objective: Objective
+    entropy: Entropy = system
+    coins: Entropy = system
+
+    def vector(
+        self, release: Release, weights: npt.NDArray[np.float32], *, number: int, attempt: int
+    ) -> npt.NDArray[np.uint64]:
+        """Return this client's contribution to `release`, modulo 2**64 (the ring cuts it): (length,)."""
+        key: DrawKey = (self.plan.seed, self.client_id, number, attempt)
+        if release.name == "prototypes":
+            integers = self._prototypes(release)
+        elif isinstance(self.plan.recipe, StepSettings):
+            integers = self._gradient(release, self.plan.recipe, weights, key)
+        else:
+            return self._update(release, weights, key)
+        return self._with_noise(integers, release).view(np.uint64)
+
+    def _with_noise(self, integers: Integers, release: Release) -> Integers:
+        """Add this client's own noise, where the plan gives it any: a share, or the whole."""
+        stddev = release.mechanism.share_stddev
+        if not stddev:
+            return integers
+        return integers + discrete_gaussian(stddev, len(integers), self.entropy)
+
+    def _sample(self, rate: float) -> npt.NDArray[np.intp]:
+        return np.flatnonzero(poisson_sample(len(self.images), rate, self.coins))
+
+    def _prototypes(self, release: Release) -> Integers:
+        """Per-class sums and counts of a sample; with the client as the unit, of the mean over its records."""
+        if release.mechanism.unit == "client":
+            rows = prototype_rows(self.images, self.plan.n_classes, release.grid.clip_norm)
+            return release.grid.round(rows.mean(axis=0, keepdims=True))[0]
+        chosen = self._sample(release.mechanism.sampling_rate)
+        total = np.zeros(release.length, dtype=np.int64)
+        for start in range(0, len(chosen), 256):
+            part = self.images.subset(chosen[start : start + 256])
+            rows = prototype_rows(part, self.plan.n_classes, release.grid.clip_norm)
+            total += release.grid.round(rows).sum(axis=0)
+        return total
+
+    def _gradient(
+        self, release: Release, recipe: StepSettings, weights: npt.NDArray[np.float32], key: DrawKey
+    ) -> Integers:
+        """One step: the integer sum of the sampled records' clipped gradients."""
+        load_flat(self.model, torch.from_numpy(weights))
+        records = self.data.records(self._sample(release.mechanism.sampling_rate), self.objective, key)
+        chunks = micro_batches(self.model, self.objective, records, recipe.micro_batch)
+        return integer_sum(chunks, release.grid, release.length)
+
+    def _update(
+        self, release: Release, weights: npt.NDArray[np.float32], key: DrawKey
+    ) -> npt.NDArray[np.uint64]:
+        """Local epochs, and what they changed: clipped and noised as a whole (`client`), or encoded."""
+        recipe = self.plan.recipe
+        load_flat(self.model, torch.from_numpy(weights))
+        if isinstance(recipe, LocalSettings):
+            train_private(
+                self.model,
+                self.objective,
+                self.data,
+                LocalOptimizer(
+                    optimizer=recipe.optimizer, learning_rate=recipe.learning_rate, prox_mu=recipe.prox_mu
+                ),
+                steps=release.steps,
+                sampling_rate=release.mechanism.sampling_rate,
+                divisor=recipe.divisor,
+                grid=release.grid,
+                noise_stddev=release.mechanism.share_stddev,
+                micro_batch=recipe.micro_batch,
+                key=key,
+                sampling_entropy=self.coins,
+                noise_entropy=self.entropy,
+            )
+        elif isinstance(recipe, AveragingSettings):
+            train_plain(
+                self.model,
+                self.objective,
+                self.data,
+                LocalOptimizer(
+                    optimizer=recipe.optimizer, learning_rate=recipe.learning_rate, prox_mu=recipe.prox_mu
+                ),
+                epochs=recipe.local_epochs,
+                batch=recipe.batch,
+                key=key,
+            )
+        update = flatten(self.model).numpy().astype(np.float64) - weights
+        if release.fixed_point is None:
+            return self._with_noise(release.grid.round(update[np.newaxis])[0], release).view(np.uint64)
+        update = np.nan_to_num(update, posinf=0.0, neginf=0.0)  # a diverged step must not end the round
+        if self.plan.mode != "none":
+            return release.fixed_point.encode(update, entropy=self.entropy).vector.astype(np.uint64)
+        weight = len(self.images)
+        encoded = release.fixed_point.encode(update, weight=weight, entropy=self.entropy).vector
+        return np.append(encoded.astype(np.uint64), np.uint64(weight))

@@ -1,0 +1,93 @@
+"""The frames between a client and the server: what opens a round, and what wraps the secure sum's own.
+
+Every frame starts with one byte that names its step.  An announcement carries the round, the attempt and
+the model; a client takes everything else (cohort, clip, noise, ring) from its own plan.  The frames of
+the secure sum are passed on as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_fed_diffusion.errors import FrameError
+
+ANNOUNCE = 0  # server: round, attempt, model
+STEPS = {"share_keys": 1, "masked_input": 2, "unmask": 3}  # server: the secure sum's frame for that phase
+NAMES = {code: name for name, code in STEPS.items()}
+
+_HEADER = struct.Struct("<BIIQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What opens one attempt at one round; `weights` is float32 of shape (d,)."""
+
+    round: int
+    attempt: int
+    weights: npt.NDArray[np.float32]
+
+    @property
+    def model_digest(self) -> bytes:
+        """SHA-256 of the weights: part of the session, so two models can share no mask."""
+        return hashlib.sha256(self.weights.astype("<f4").tobytes()).digest()
+
+    def encode(self) -> bytes:
+        """Return the frame."""
+        header = _HEADER.pack(ANNOUNCE, self.round, self.attempt, len(self.weights))
+        return header + self.weights.astype("<f4").tobytes()
+
+    @classmethod
+    def decode(cls, frame: bytes, dimension: int) -> Announcement:
+        """Read a frame that must hold `dimension` weights, all finite.
+
+        Raises:
+            FrameError: wrong length, another model's size, or a weight that is no number.
+        """
+        if len(frame) != _HEADER.size + 4 * dimension or frame[0] != ANNOUNCE:
+            raise FrameError(f"expected {_HEADER.size + 4 * dimension} bytes of announcement, got {len(frame)}")
+        _, number, attempt, length = _HEADER.unpack_from(frame)
+        if length != dimension:
+            raise FrameError(f"expected a model of {dimension} parameters, got {length}")
+        weights = np.frombuffer(frame, dtype="<f4", offset=_HEADER.size).astype(np.float32)
+        if not np.isfinite(weights).all():
+            raise FrameError("the announced model holds a weight that is no finite number")
+        return cls(number, attempt, weights)
+
+
+def wrap(phase: str, frame: bytes) -> bytes:
+    """Mark the secure sum's frame with the phase whose answer it asks for."""
+    return bytes([STEPS[phase]]) + frame
+
+
+def unwrap(frame: bytes) -> tuple[str, bytes]:
+    """Return the phase and the secure sum's frame.
+
+    Raises:
+        FrameError: no such step.
+    """
+    if not frame or frame[0] not in NAMES:
+        raise FrameError("a frame that belongs to no step of a round")
+    return NAMES[frame[0]], frame[1:]
+
+
+def encode_plain(vector: npt.NDArray[np.uint64]) -> bytes:
+    """Return the frame of an unmasked contribution (modes `none` and `central` with `masked = false`)."""
+    return vector.astype("<u8").tobytes()
+
+
+def decode_plain(frame: bytes, length: int, client_id: int) -> npt.NDArray[np.uint64]:
+    """Read an unmasked contribution of `length` coordinates.
+
+    Raises:
+        FrameError: wrong length.
+    """
+    if len(frame) != 8 * length:
+        raise FrameError(
+            f"client {client_id} sent {len(frame)} bytes, expected {8 * length}", culprits=(client_id,)
+        )
+    return np.frombuffer(frame, dtype="<u8").astype(np.uint64)

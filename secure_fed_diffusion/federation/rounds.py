@@ -1,0 +1,166 @@
+"""The loop that joins the clients and the server through an engine, round by round.
+
+A round is a sequence of exchanges, frames out and frames back, until the server knows its sum.  A round
+that fails after frames left is charged and done again under a new attempt, with fresh noise and a fresh
+sample, as often as the plan reserved.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_fed_diffusion.dp.ledger import Ledger
+from secure_fed_diffusion.engines.in_process import Engine
+from secure_fed_diffusion.errors import PrivacyError, RunError, SecureAggregationError
+from secure_fed_diffusion.federation.plan import Plan, Round
+from secure_fed_diffusion.federation.server import Server
+
+Note = Callable[[str], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """One finished round, as the server lived it."""
+
+    planned: Round
+    attempt: int
+    total: npt.NDArray[np.int64]
+    survivors: tuple[int, ...]
+    dropped: dict[int, str]
+    frames: dict[str, dict[int, bytes]]  # the clients', by phase
+    bytes_down: int
+    seconds: dict[str, float]
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes that the clients sent."""
+        return sum(len(frame) for sent in self.frames.values() for frame in sent.values())
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What one attempt has moved so far."""
+
+    frames: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    dropped: dict[int, str] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)
+    bytes_down: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: {"clients": 0.0, "secure_aggregation": 0.0})
+
+
+def run_rounds(
+    plan: Plan, server: Server, engine: Engine, ledger: Ledger, *, first: int, note: Note
+) -> Iterator[Outcome]:
+    """Yield each round's outcome from round `first` on; the caller applies it before the next begins.
+
+    Raises:
+        RunError: a round failed more often than the plan reserved.
+    """
+    for planned in plan.rounds[first - 1 :]:
+        failures = 0
+        while True:
+            attempt = ledger.attempts(planned.number)
+            try:
+                yield _attempt(server, engine, planned, attempt)
+                break
+            except (SecureAggregationError, PrivacyError) as error:
+                failures += 1
+                if failures > plan.federation.reserved_attempts:
+                    raise RunError(
+                        f"round {planned.number} failed {failures} times, "
+                        f"federation.reserved_attempts={plan.federation.reserved_attempts}; the last: {error}"
+                    ) from error
+                note(f"round {planned.number}, attempt {attempt}: {error}; trying again")
+
+
+def _attempt(server: Server, engine: Engine, planned: Round, attempt: int) -> Outcome:
+    tally = _Tally()
+    outgoing = server.open(planned.number, attempt)
+    while outgoing:
+        phase = server.phase
+        tally.bytes_down += sum(len(frame) for frame in outgoing.values())
+        replies = engine.exchange(outgoing, round=planned.number, phase=phase)
+        tally.frames[phase] = replies.frames
+        part = "clients" if phase in ("masked_input", "plain") else "secure_aggregation"
+        tally.seconds[part] += replies.client_seconds
+        for client_id in outgoing:
+            if client_id not in replies.frames:
+                tally.dropped[client_id] = phase
+        tally.reasons |= {c: str(error) for c, error in replies.refusals.items()}
+        started = time.perf_counter()
+        try:
+            outgoing = server.take(replies.frames)
+        except (SecureAggregationError, PrivacyError) as error:
+            raise _with_reasons(error, tally.reasons | server.refused) from error
+        tally.seconds["secure_aggregation"] += time.perf_counter() - started
+        tally.dropped |= dict.fromkeys(server.refused, phase)
+    started = time.perf_counter()
+    total = server.total()
+    tally.seconds["server"] = time.perf_counter() - started
+    return Outcome(
+        planned=planned,
+        attempt=attempt,
+        total=total,
+        survivors=server.survivors,
+        dropped=tally.dropped,
+        frames=tally.frames,
+        bytes_down=tally.bytes_down,
+        seconds=tally.seconds,
+    )
+
+
+def _with_reasons(
+    error: SecureAggregationError | PrivacyError, reasons: Mapping[int, str]
+) -> SecureAggregationError | PrivacyError:
+    """Return the error with what the clients that refused said: a spent budget must not hide behind it."""
+    if not reasons:
+        return error
+    said = "; ".join(f"client {client_id}: {reason}" for client_id, reason in sorted(reasons.items()))
+    return type(error)(f"{error} ({said})")
+
+
+def record(plan: Plan, ledger: Ledger, outcome: Outcome) -> dict[str, Any]:
+    """Return the line of `metrics.jsonl` that every round has: what it cost and what it moved."""
+    mechanism = plan.releases[outcome.planned.release].mechanism
+    kinds = {"prototypes": "prototypes", "training": "gradient"}
+    if plan.mode not in ("central", "distributed"):
+        kinds["training"] = "update"
+    return {
+        "round": outcome.planned.number,
+        "kind": kinds[outcome.planned.release],
+        "mode": plan.mode,
+        "epsilon": epsilon_by_view(plan, ledger),
+        "delta": plan.privacy.delta,
+        "unit": mechanism.unit,
+        "relation": mechanism.relation,
+        "budget_epsilon": plan.budget_epsilon,
+        "guard_view": plan.guard.key,
+        "attempt": outcome.attempt,
+        "cohort": list(outcome.planned.cohort),
+        "survivors": list(outcome.survivors),
+        "dropped": {str(client_id): phase for client_id, phase in outcome.dropped.items()},
+        "bytes_up": outcome.bytes_up,
+        "bytes_down": outcome.bytes_down,
+        "seconds": {part: round(seconds, 4) for part, seconds in outcome.seconds.items()},
+    }
+
+
+def epsilon_by_view(plan: Plan, ledger: Ledger) -> dict[str, dict[str, float | None]]:
+    """Return {view: {"pld": epsilon, "rdp": epsilon}} of the client that spent most; None: no guarantee."""
+
+    def finite(value: float) -> float | None:
+        return value if np.isfinite(value) else None
+
+    return {
+        view.key: {
+            "pld": finite(ledger.epsilon(view, "pld")),
+            "rdp": finite(ledger.epsilon(view, "rdp")),
+        }
+        for view in plan.views()
+    }

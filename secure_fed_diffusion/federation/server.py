@@ -1,0 +1,208 @@
+"""What the coordinator does: open a round, learn its sum, step the model.
+
+`Server` never sees a contribution: with masks on, `secagg.Server` adds them up and hands over one total.
+In mode `central` it is trusted and adds the noise itself, before anything else reads the sum.
+
+Formal guarantee: `apply` uses nothing but the noisy sum (and, in `none`, the exact one), so everything
+after it is post-processing.  A sum of fewer than `min_survivors` contributions is never asked for
+(`UnderNoisedError`); the clients' own policies refuse to unmask it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from secure_fed_diffusion import secagg
+from secure_fed_diffusion.diffusion.ema import ExponentialMovingAverage
+from secure_fed_diffusion.diffusion.objective import Objective
+from secure_fed_diffusion.dp.noise import discrete_gaussian
+from secure_fed_diffusion.entropy import Entropy, system
+from secure_fed_diffusion.errors import SecureAggregationError, UnderNoisedError
+from secure_fed_diffusion.federation.class_means import estimate_means
+from secure_fed_diffusion.federation.messages import Announcement, decode_plain, wrap
+from secure_fed_diffusion.federation.plan import Plan, Release
+from secure_fed_diffusion.federation.settings import StepSettings
+from secure_fed_diffusion.federation.strategies import AdamOnGradients, FederatedAveraging, Strategy
+from secure_fed_diffusion.training.vectors import flatten, load_flat
+from secure_fed_diffusion.training.warmup import train_on_means
+
+PLAIN = "plain"  # the one phase of a round without masks
+
+
+class Server:
+    """The coordinator of one run; its weights live in `model`."""
+
+    def __init__(
+        self, run_id: str, plan: Plan, model: nn.Module, objective: Objective, *, entropy: Entropy = system
+    ) -> None:
+        self._run_id = run_id
+        self._plan = plan
+        self._objective = objective
+        self._entropy = entropy
+        self.model = model
+        recipe = plan.recipe
+        self._strategy: Strategy = (
+            AdamOnGradients(plan.dimension, recipe.learning_rate)
+            if isinstance(recipe, StepSettings)
+            else FederatedAveraging()
+        )
+        self.average = ExponentialMovingAverage(flatten(model), recipe.ema_decay)
+        self._means: list[npt.NDArray[np.float32]] = []
+        self._secagg: secagg.Server | None = None
+        self._plain: dict[int, npt.NDArray[np.uint64]] = {}
+        self._number = 0
+        self.refused: dict[int, str] = {}
+
+    @property
+    def phase(self) -> str:
+        """The phase whose answers are awaited: one of the secure sum's, or "plain"."""
+        return PLAIN if self._secagg is None else self._secagg.phase
+
+    @property
+    def _release(self) -> Release:
+        return self._plan.releases[self._plan.rounds[self._number - 1].release]
+
+    def open(self, number: int, attempt: int) -> dict[int, bytes]:
+        """Begin an attempt at round `number`; return the frame for each client of its cohort."""
+        self._number = number
+        self._plain, self.refused = {}, {}
+        announcement = Announcement(number, attempt, flatten(self.model).numpy())
+        self._secagg = None
+        if self._plan.masked:
+            session = self._plan.session(self._run_id, number, attempt, announcement.model_digest)
+            self._secagg = secagg.Server(session)
+        return dict.fromkeys(self._plan.rounds[number - 1].cohort, announcement.encode())
+
+    def take(self, replies: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Take the answers of the current phase; return the frames of the next, or {} once the sum is known.
+
+        A frame that is refused costs its sender the round and nobody else; `refused` says why.
+
+        Raises:
+            TooFewClientsError: below the threshold.
+            UnderNoisedError: enough for the threshold, too few for the noise.
+        """
+        if self._secagg is None:
+            self._take_plain(replies)
+            return {}
+        phase = self._secagg.phase
+        for client_id, frame in replies.items():
+            try:
+                self._secagg.receive(client_id, frame)
+            except SecureAggregationError as error:
+                self.refused[client_id] = str(error)
+        if phase == "masked_input":
+            self._require_noise(len(self._secagg.heard))
+        frames = self._secagg.advance()
+        return {client_id: wrap(self._secagg.phase, frame) for client_id, frame in frames.items()}
+
+    def _take_plain(self, replies: Mapping[int, bytes]) -> None:
+        for client_id, frame in replies.items():
+            try:
+                self._plain[client_id] = decode_plain(frame, self._release.length, client_id)
+            except SecureAggregationError as error:
+                self.refused[client_id] = str(error)
+        self._require_noise(len(self._plain))
+
+    def _require_noise(self, n_contributions: int) -> None:
+        least = self._plan.federation.min_survivors
+        if n_contributions < least:
+            raise UnderNoisedError(
+                f"round {self._number}: {n_contributions} contributions, the plan's noise needs {least}"
+            )
+
+    @property
+    def survivors(self) -> tuple[int, ...]:
+        """Whose contributions the sum holds."""
+        return tuple(sorted(self._plain)) if self._secagg is None else self._secagg.survivors
+
+    def total(self) -> npt.NDArray[np.int64]:
+        """Return the sum as centred integers (length,), with the trusted server's noise in `central`."""
+        release = self._release
+        if self._secagg is None:
+            ring = np.sum(list(self._plain.values()), axis=0, dtype=np.uint64)
+        else:
+            ring = self._secagg.total.astype(np.uint64)
+        total = centred(ring, release.modulus_bits)
+        if release.mechanism.server_stddev:
+            total += discrete_gaussian(release.mechanism.server_stddev, len(total), self._entropy)
+        return total
+
+    def apply(
+        self, total: npt.NDArray[np.int64], progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Step the model along the sum; after the last class means, train on them."""
+        release = self._release
+        if release.name == "prototypes":
+            self._means.append(self._estimate(total, release))
+            planned = sum(planned.release == "prototypes" for planned in self._plan.rounds)
+            if len(self._means) == planned:
+                self._warm_up(np.mean(self._means, axis=0, dtype=np.float32), progress)
+            return
+        if release.fixed_point is None:
+            mean = release.grid.to_float(total) / release.divisor
+        elif self._plan.mode == "none":
+            fixed = np.ldexp(total[:-1].astype(np.float64), -release.fixed_point.fraction_bits)
+            mean = fixed / max(1, int(total[-1]))
+        else:
+            fixed = np.ldexp(total.astype(np.float64), -release.fixed_point.fraction_bits)
+            mean = fixed / len(self.survivors)
+        weights = self._strategy.step(flatten(self.model), torch.from_numpy(mean))
+        load_flat(self.model, weights)
+        self.average.update(weights)
+
+    def _estimate(self, total: npt.NDArray[np.int64], release: Release) -> npt.NDArray[np.float32]:
+        mechanism = release.mechanism
+        draws = 1 if mechanism.kind == "central" else len(self.survivors)
+        return estimate_means(
+            release.grid.to_float(total),
+            n_classes=self._plan.n_classes,
+            image_shape=self._plan.image_shape,
+            clip_norm=release.grid.clip_norm,
+            noise_stddev=mechanism.draw_stddev * np.sqrt(draws) / release.grid.scale,
+        )
+
+    def _warm_up(
+        self, means: npt.NDArray[np.float32], progress: Callable[[int, int], None] | None
+    ) -> None:
+        warmup = self._plan.warmup
+        train_on_means(
+            self.model,
+            self._objective,
+            means,
+            patch=self._plan.patch,
+            steps=warmup.steps,
+            batch=warmup.batch,
+            learning_rate=warmup.learning_rate,
+            seed=self._plan.seed,
+            progress=progress,
+        )
+        self.average.restart(flatten(self.model))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the server's state between two rounds: nothing in it that was not released."""
+        return {
+            "weights": flatten(self.model),
+            "strategy": self._strategy.state_dict(),
+            "average": self.average.state_dict(),
+            "means": [torch.from_numpy(mean) for mean in self._means],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        load_flat(self.model, state["weights"])
+        self._strategy.load_state_dict(state["strategy"])
+        self.average.load_state_dict(state["average"])
+        self._means = [mean.numpy() for mean in state["means"]]
+
+
+def centred(ring: npt.NDArray[np.uint64], modulus_bits: int) -> npt.NDArray[np.int64]:
+    """Map residues modulo 2**modulus_bits to the integers nearest zero, as int64."""
+    shift = 64 - modulus_bits
+    return (ring << np.uint64(shift)).view(np.int64) >> np.int64(shift)

@@ -1,0 +1,71 @@
+"""What the server saw in one round, for people: frames and bytes by phase, and two histograms.
+
+The first histogram is of one client's masked vector, as it came over the wire; the second of the decoded
+sum.  Both are things that the server has anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from secure_fed_diffusion.federation.plan import Release
+from secure_fed_diffusion.secagg.encoding import unpack
+
+CONTENT = {
+    "advertise": "two one-time public keys a client",
+    "share_keys": "sealed shares that only their addressees can open",
+    "masked_input": "one vector a client, uniform to whoever lacks the masks",
+    "unmask": "shares: of the self-masks of survivors, of the pairwise keys of the vanished",
+    "plain": "each client's contribution in clear",
+}
+LEARNED = (
+    "who took part, who vanished, and when",
+    "the sum of the survivors' contributions, and so the model of each round",
+)
+NEVER = (
+    "an image, a gradient or an update of any one client",
+    "how many records a client drew, or has of any class",
+    "a client's loss, or how much of its gradients was clipped",
+)
+_BINS = 48
+
+
+def histogram(values: npt.NDArray[Any]) -> dict[str, list[float]]:
+    """Return the histogram of `values` as JSON types."""
+    counts, edges = np.histogram(values.astype(np.float64), bins=_BINS)
+    return {"bin_edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def describe(
+    number: int,
+    frames: Mapping[str, Mapping[int, bytes]],
+    total: npt.NDArray[np.int64],
+    release: Release,
+) -> dict[str, Any]:
+    """Return `server_view.json`: `frames` are the clients' own, by phase and client."""
+    view: dict[str, Any] = {
+        "round": number,
+        "phases": [
+            {
+                "phase": phase,
+                "frames": len(sent),
+                "bytes": sum(len(frame) for frame in sent.values()),
+                "content": CONTENT[phase],
+            }
+            for phase, sent in frames.items()
+        ],
+        "sum_histogram": histogram(total[: release.mechanism.dimension]),
+        "learned": list(LEARNED),
+        "never": list(NEVER) if "masked_input" in frames else [],
+    }
+    masked = frames.get("masked_input")
+    if masked:
+        client_id, frame = next(iter(masked.items()))
+        packed = (release.length * release.modulus_bits + 7) // 8
+        vector = unpack(memoryview(frame)[-packed:], release.length, release.modulus_bits)
+        view |= {"masked_histogram": histogram(vector), "client_id": client_id}
+    return view

@@ -1,0 +1,267 @@
+"""What a run may set: who takes part, what is promised, and each mode's own recipe.
+
+`[modes.<mode>]` holds what differs by mode, so one key, `privacy.mode`, turns one run into another under
+the same budget.  Every value is checked here, before any work; combinations are checked by `plan`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from secure_fed_diffusion.data.settings import DataSettings
+from secure_fed_diffusion.diffusion.objective import DiffusionSettings
+from secure_fed_diffusion.diffusion.sampler import SamplerSettings
+from secure_fed_diffusion.diffusion.unet import ModelSettings
+from secure_fed_diffusion.errors import ConfigError
+from secure_fed_diffusion.evaluation.settings import EvaluationSettings
+
+Mode = Literal["none", "central", "local", "distributed", "client"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+def _require(condition: bool, key: str, expected: str, value: object) -> None:
+    if not condition:
+        raise ConfigError(f"expected {expected}, got {value!r}", key=key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vanish:
+    """A rehearsed loss: `client` is gone from before it sends `phase` of `round`, for that round."""
+
+    round: int
+    client: int
+    phase: str = "masked_input"
+
+    def __post_init__(self) -> None:
+        """Refuse phases in which no client sends."""
+        phases = ("advertise", "share_keys", "masked_input", "unmask")
+        _require(self.phase in phases, "federation.vanish.phase", f"one of {', '.join(phases)}", self.phase)
+        _require(self.round >= 1, "federation.vanish.round", "a round counted from 1", self.round)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FederationSettings:
+    """Who takes part in a round.
+
+    `min_survivors` is the least number of contributions a released sum may hold; the noise is
+    calibrated so that this many, less `colluders`, already suffice.  `reserved_attempts` repeats of a
+    round are paid for in advance: a round that failed after its frames left is charged and done again.
+    `masked` is for the modes that promise nothing against the server (`none`, `central`) alone.
+    """
+
+    clients: int = 8
+    clients_per_round: int = 6
+    colluders: int = 1
+    min_survivors: int = 5
+    reserved_attempts: int = 2
+    masked: bool = True
+    vanish: tuple[Vanish, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse cohorts that cannot be formed."""
+        _require(self.clients >= 2, "federation.clients", ">= 2", self.clients)
+        _require(
+            2 <= self.clients_per_round <= self.clients,
+            "federation.clients_per_round",
+            f"2 <= clients_per_round <= federation.clients={self.clients}",
+            self.clients_per_round,
+        )
+        _require(
+            1 <= self.min_survivors <= self.clients_per_round,
+            "federation.min_survivors",
+            f"1 <= min_survivors <= federation.clients_per_round={self.clients_per_round}",
+            self.min_survivors,
+        )
+        _require(
+            0 <= self.colluders < self.min_survivors,
+            "federation.colluders",
+            f"0 <= colluders < federation.min_survivors={self.min_survivors}",
+            self.colluders,
+        )
+        _require(self.reserved_attempts >= 0, "federation.reserved_attempts", ">= 0", self.reserved_attempts)
+        for event in self.vanish:
+            _require(
+                0 <= event.client < self.clients,
+                "federation.vanish.client",
+                f"a client in 0..{self.clients - 1}",
+                event.client,
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecureSumSettings:
+    """The secure aggregation of one round; `modulus_bits` "auto" is the narrowest ring with headroom."""
+
+    threshold: int = 5
+    n_neighbours: int | None = None
+    modulus_bits: int | Literal["auto"] = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacySettings:
+    """What is promised: (epsilon, delta) for the whole run, in the guard view of the mode."""
+
+    mode: Mode = "distributed"
+    epsilon: float = 10.0
+    delta: float = 1e-5
+    accountant: Literal["pld", "rdp"] = "pld"
+
+    def __post_init__(self) -> None:
+        """Refuse budgets that are no budgets."""
+        _require(math.isfinite(self.epsilon) and self.epsilon > 0, "privacy.epsilon", "> 0", self.epsilon)
+        _require(0 < self.delta < 1, "privacy.delta", "0 < delta < 1", self.delta)
+
+
+def _check_common(settings: object, mode: str) -> None:
+    """Check the fields that the mode tables share, where a table has them."""
+    for name in ("rounds", "local_epochs", "batch", "divisor"):
+        value = getattr(settings, name, 1)
+        _require(value >= 1, f"modes.{mode}.{name}", ">= 1", value)
+    for name in ("learning_rate", "clip_norm"):
+        value = getattr(settings, name, 1.0)
+        _require(math.isfinite(value) and value > 0, f"modes.{mode}.{name}", "> 0", value)
+    rate = getattr(settings, "sampling_rate", 1.0)
+    _require(0 < rate <= 1, f"modes.{mode}.sampling_rate", "0 < sampling_rate <= 1", rate)
+    prox = getattr(settings, "prox_mu", 0.0)
+    _require(math.isfinite(prox) and prox >= 0, f"modes.{mode}.prox_mu", ">= 0", prox)
+    decay = getattr(settings, "ema_decay", 0.0)
+    _require(0 <= decay < 1, f"modes.{mode}.ema_decay", "0 <= ema_decay < 1", decay)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSettings:
+    """`central` and `distributed`: one DP-SGD step a round, Adam at the server.
+
+    `sampling_rate` and `divisor` (the public expected batch) are declared, never measured.
+    """
+
+    rounds: int = 60
+    sampling_rate: float = 0.25
+    divisor: int = 225
+    clip_norm: float = 0.05
+    learning_rate: float = 2e-3
+    ema_decay: float = 0.9
+    micro_batch: int = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSettings:
+    """`local`: `local_epochs / sampling_rate` steps of Opacus DP-SGD on each client, a round."""
+
+    rounds: int = 10
+    local_epochs: int = 1
+    sampling_rate: float = 0.25
+    divisor: int = 37  # public: what a client of expected size samples
+    clip_norm: float = 0.05
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 1e-3
+    prox_mu: float = 0.0
+    ema_decay: float = 0.5
+    micro_batch: int = 64
+    update_range: float = 1.0  # each coordinate of an update is clipped to +- this before it is masked
+
+    @property
+    def steps(self) -> int:
+        """Steps of DP-SGD in one round."""
+        return max(1, round(self.local_epochs / self.sampling_rate))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AveragingSettings:
+    """`none` and `client`: plain local epochs, then FedAvg (`prox_mu` > 0: FedProx).
+
+    `clip_norm` bounds a whole update in mode `client`; `none` does not read it.
+    """
+
+    rounds: int = 10
+    local_epochs: int = 1
+    batch: int = 32
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rate: float = 1e-3
+    prox_mu: float = 0.0
+    ema_decay: float = 0.5
+    clip_norm: float = 0.5
+    update_range: float = 1.0
+
+
+ModeSettings = StepSettings | LocalSettings | AveragingSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModesSettings:
+    """One table for each mode."""
+
+    none: AveragingSettings = field(default_factory=AveragingSettings)
+    central: StepSettings = field(default_factory=StepSettings)
+    local: LocalSettings = field(default_factory=LocalSettings)
+    distributed: StepSettings = field(default_factory=StepSettings)
+    client: AveragingSettings = field(default_factory=AveragingSettings)
+
+    def __post_init__(self) -> None:
+        """Check each table under its own name."""
+        for mode in MODES:
+            _check_common(getattr(self, mode), mode)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmupSettings:
+    """Class means, released by the same secure sum and charged to the same ledger, then trained on.
+
+    Each of `draws` releases costs one use of the Gaussian mechanism at `noise_multiplier` in the guard
+    view; `draws = 0` switches the warm-up off.  The server then trains on the means, moved and turned a
+    little, for `steps` ordinary steps: post-processing, free of cost.
+    """
+
+    draws: int = 2
+    sampling_rate: float = 0.5
+    noise_multiplier: float = 4.0
+    clip_norm: float = 5.0
+    steps: int = 200
+    batch: int = 64
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values."""
+        _require(self.draws >= 0, "warmup.draws", ">= 0", self.draws)
+        _require(0 < self.sampling_rate <= 1, "warmup.sampling_rate", "in (0, 1]", self.sampling_rate)
+        for name in ("noise_multiplier", "clip_norm", "learning_rate"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value > 0, f"warmup.{name}", "> 0", value)
+        for name in ("steps", "batch"):
+            _require(getattr(self, name) >= 1, f"warmup.{name}", ">= 1", getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSettings:
+    """Where and how a run computes; `seed` is public and never drives a sample, a mask or noise.
+
+    One thread is the fastest for the small models of the experiments; 0 leaves the choice to torch.
+    """
+
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse negative numbers."""
+        _require(self.seed >= 0, "run.seed", ">= 0", self.seed)
+        _require(self.threads >= 0, "run.threads", ">= 0", self.threads)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """A whole run: one section for each module that owns the values."""
+
+    run: MachineSettings = field(default_factory=MachineSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    federation: FederationSettings = field(default_factory=FederationSettings)
+    secagg: SecureSumSettings = field(default_factory=SecureSumSettings)
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    diffusion: DiffusionSettings = field(default_factory=DiffusionSettings)
+    warmup: WarmupSettings = field(default_factory=WarmupSettings)
+    modes: ModesSettings = field(default_factory=ModesSettings)
+    sampler: SamplerSettings = field(default_factory=SamplerSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)

@@ -1,0 +1,170 @@
+"""The progress of a run and its ε table, on a terminal or in a log file.
+
+On a terminal `RunProgress` is one live bar; elsewhere (a pipe, a log, a CI job) it is plain lines,
+one for every N rounds, without a single control character.  It shows ε of the guarded view against
+the budget, the loss on the public hold-out split and the survivors; it reads no other key, so a
+training loss that found its way into a record is not displayed.
+
+    with RunProgress(total_rounds=40) as progress:
+        progress.round({"round": 1, "epsilon": ..., "holdout_loss": 0.9, ...})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from secure_fed_diffusion.reporting.wording import (
+    adversary,
+    bound,
+    delta_text,
+    epsilon_text,
+    figure_text,
+    metric_name,
+    number,
+    percent_text,
+    pick,
+)
+
+_PLAIN_LINES = 20  # a log of a run of any length stays on one screen
+
+
+class RunProgress:
+    """Show a run's rounds as they end; use it as a context manager."""
+
+    def __init__(self, total_rounds: int, *, console: Console | None = None) -> None:
+        self._total = total_rounds
+        self._console = console or Console()
+        self._every = max(1, -(-total_rounds // _PLAIN_LINES))
+        self._live: Progress | None = None
+        if self._console.is_terminal:
+            self._live = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=None),
+                TextColumn("{task.fields[facts]}", markup=False),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._live.add_task(f"round 0/{total_rounds}", total=total_rounds, facts="starting")
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def round(self, record: Mapping[str, Any]) -> None:
+        """Show one line of `metrics.jsonl`."""
+        index = int(record["round"])
+        facts = _facts(record)
+        if self._live:
+            label = "warm-up" if index == 0 else f"round {index}/{self._total}"
+            self._live.update(self._task, completed=index, description=label, facts=facts)
+        evaluated = _metrics_text(record)
+        if evaluated:
+            facts = f"{facts} · {evaluated}"
+        if self._live and evaluated:
+            self.note(f"round {index}: {evaluated}")
+        elif not self._live and (evaluated or index % self._every == 0 or index in (1, self._total)):
+            head = "warm-up release" if index == 0 else f"round {index}/{self._total}"
+            _print_plain(self._console, f"{head} · {facts}")
+
+    def note(self, text: str) -> None:
+        """Show a sentence above the bar, or as a line of its own."""
+        if self._live:
+            self._console.print(Text(_printable(text)))
+        else:
+            _print_plain(self._console, text)
+
+
+def epsilon_table(
+    epsilon: Mapping[str, Any] | None,
+    *,
+    delta: float | None,
+    unit: str | None,
+    relation: str | None,
+    console: Console | None = None,
+) -> None:
+    """Print ε for each view by each accountant, with the adversary in words.
+
+    `epsilon` is `{view: {"pld": float | None, "rdp": float | None}}`; None means no guarantee.
+    """
+    console = console or Console()
+    head = f"ε at δ = {delta_text(delta)}, unit: {unit or 'not stated'}, relation: {relation or 'not stated'}"
+    rows = [
+        (
+            view,
+            epsilon_text(pick(epsilon, view, "pld")),
+            epsilon_text(pick(epsilon, view, "rdp")),
+            adversary(view),
+        )
+        for view in epsilon or {}
+    ]
+    if not rows:
+        head, rows = "no noise was accounted for: there is no guarantee", []
+    if console.is_terminal:
+        table = Table(title=Text(_printable(head)), title_justify="left")
+        table.add_column("view", no_wrap=True)
+        table.add_column("ε (PLD)", justify="right", no_wrap=True)
+        table.add_column("ε (RDP)", justify="right", no_wrap=True)
+        table.add_column("whoever sees it is", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(_printable(cell)) for cell in row))
+        console.print(table if rows else Text(head))
+        return
+    _print_plain(console, head)
+    if rows:
+        rows.insert(0, ("view", "PLD", "RDP", "adversary"))
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        for view, pld, rdp, who in rows:
+            _print_plain(console, f"  {view:<{widths[0]}}  {pld:>{widths[1]}}  {rdp:>{widths[2]}}  {who}")
+
+
+def _facts(record: Mapping[str, Any]) -> str:
+    view = record.get("guard_view")
+    spent, accountant = bound(record.get("epsilon"), view)
+    budget = number(record.get("budget_epsilon"))
+    facts = ["no privacy guarantee"]
+    if spent is not None:
+        limit = f" of {budget:g}" if budget is not None else ""
+        facts = [f"ε {epsilon_text(spent)}{limit} ({view}, {accountant})"]
+    loss = number(record.get("holdout_loss"))
+    if loss is not None:
+        facts.append(f"hold-out loss {figure_text(loss)}")
+    if isinstance(record.get("cohort"), list):
+        facts.append(f"survivors {len(record.get('survivors') or ())}/{len(record['cohort'])}")
+    return " · ".join(facts)
+
+
+def _metrics_text(record: Mapping[str, Any]) -> str:
+    shown = []
+    for key, value in record.items():
+        if key.startswith("fid_") and "floor" not in key:
+            shown.append(f"{metric_name(key)} {figure_text(value)}")
+        elif key == "prototype_accuracy" or key.startswith("tstr_"):
+            shown.append(f"{metric_name(key)} {percent_text(value)}")
+    return " · ".join(shown)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _print_plain(console: Console, text: str) -> None:
+    """Write one line as it is: no colour, no wrapping, and no character the stream cannot hold."""
+    encoding = console.encoding or "utf-8"
+    line = _printable(text).encode(encoding, "replace").decode(encoding)
+    console.file.write(f"{line}\n")
+    console.file.flush()

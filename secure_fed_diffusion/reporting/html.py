@@ -1,0 +1,247 @@
+"""Writes a run's `report.html`: one file that opens offline and requests nothing.
+
+Everything is inside: figures as SVG, samples as data URIs, one small script whose SHA-256 is the
+only one that the page's content security policy admits, so text from a configuration can neither
+run nor load anything.  All text is escaped.  A run in progress, or one of another mode, leaves out
+what it has not got and says so.
+
+The report shows what the run wrote; it checks nothing.  `sfd audit` does.
+
+    write_report(Path("runs/first"))          # runs/first/report.html
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from secure_fed_diffusion._version import VERSION
+from secure_fed_diffusion.reporting import wording
+from secure_fed_diffusion.reporting.figures import run_figures
+from secure_fed_diffusion.reporting.plotting import DARK, LIGHT
+from secure_fed_diffusion.reporting.run_folder import RunFolder, is_metric, read_run
+
+_MOST_GRIDS = 24  # more would make the file heavy and the slider coarse
+_SLIDER = """
+(function () {
+  var box = document.getElementById('samples-viewer');
+  if (!box) return;
+  var frames = box.querySelectorAll('figure'), slider = document.getElementById('samples-slider');
+  var label = document.getElementById('samples-label');
+  function show(i) {
+    frames.forEach(function (frame, j) { frame.hidden = j !== i; });
+    label.textContent = frames[i].dataset.label;
+    slider.setAttribute('aria-valuetext', frames[i].dataset.label);
+  }
+  box.classList.add('sliding');
+  slider.max = frames.length - 1;
+  slider.value = frames.length - 1;
+  slider.addEventListener('input', function () { show(Number(slider.value)); });
+  show(frames.length - 1);
+})();
+"""
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `report.html` into a run's folder, finished or not, and return its path.
+
+    Raises: RunError when the folder holds no configuration or a file in it cannot be read.
+    """
+    run = read_run(run_dir)
+    page = render(run)
+    target = run_dir / "report.html"
+    handle, temporary = tempfile.mkstemp(dir=run_dir, prefix=".report-", suffix=".html")
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        stream.write(page)
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, target)  # a reader never sees half a report
+    return target
+
+
+def render(run: RunFolder) -> str:
+    """Return the report of a run as one HTML document."""
+    environment = Environment(
+        loader=PackageLoader("secure_fed_diffusion.reporting", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "epsilon": wording.epsilon_text,
+        "delta": wording.delta_text,
+        "figure": wording.figure_text,
+        "percent": wording.percent_text,
+        "size": wording.bytes_text,
+        "duration": wording.duration_text,
+        "metric": wording.metric_name,
+        "unit": wording.unit_text,
+        "toml": _toml_text,
+        "unbroken": lambda text: text.replace("ε = ", "ε\u00a0=\u00a0"),
+    }
+    epsilon, accountant = wording.bound(run.epsilon, run.guard_view)
+    figures = run_figures(run)
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        protected=run.mode != "none",
+        mode_words=wording.MODES.get(run.mode, "a mode that this report does not know"),
+        epsilon=epsilon,
+        accountant=accountant,
+        meaning=_meaning(run, epsilon),
+        views=_view_rows(run),
+        tiles=_tiles(run),
+        figures=figures,
+        figure_by_name={figure.name: figure for figure in figures},
+        markup=Markup,
+        grids=_grids(run),
+        all_grids=len(run.samples),
+        tables=list(_config_tables(run.config)),
+        phases=[phase for phase in run.server_view.get("phases") or () if isinstance(phase, Mapping)],
+        rounds=[_round_row(line) for line in run.rounds],
+        last_round=int(run.rounds[-1]["round"]) if run.rounds else None,
+        light=LIGHT,
+        dark=DARK,
+        script=Markup(_SLIDER),
+        script_hash=base64.b64encode(hashlib.sha256(_SLIDER.encode()).digest()).decode(),
+        version=VERSION,
+    )
+
+
+def _meaning(run: RunFolder, epsilon: float | None) -> str | None:
+    if epsilon is None or run.mode == "none":
+        return None
+    return wording.meaning(
+        epsilon,
+        delta=run.fact("delta"),
+        unit=run.fact("unit"),
+        relation=run.fact("relation"),
+        view=run.guard_view or "",
+    )
+
+
+def _view_rows(run: RunFolder) -> list[dict[str, Any]]:
+    return [
+        {
+            "view": view,
+            "name": wording.view_name(view),
+            "adversary": wording.adversary(view),
+            "pld": wording.pick(run.epsilon, view, "pld"),
+            "rdp": wording.pick(run.epsilon, view, "rdp"),
+            "guarded": view == run.guard_view,
+        }
+        for view in run.epsilon
+    ]
+
+
+def _tiles(run: RunFolder) -> list[dict[str, str]]:
+    """Return the headline's measured figures: words, value, note."""
+    tiles = []
+    if run.fid_key:
+        value, floor = run.metrics[run.fid_key], run.fid_floor
+        note = (
+            f"floor {wording.figure_text(floor)}: real against real"
+            if floor is not None
+            else "no floor measured"
+        )
+        tiles.append(
+            {
+                "words": "FID",
+                "value": wording.figure_text(value),
+                "note": f"{run.fid_key.removeprefix('fid_')} features; {note}",
+            }
+        )
+    if "prototype_accuracy" in run.metrics:
+        value_text = wording.percent_text(run.metrics["prototype_accuracy"])
+        note = "real test images, nearest mean of the samples"
+        tiles.append({"words": "Prototype accuracy", "value": value_text, "note": note})
+    for key in run.metrics:
+        if key.startswith("tstr_"):
+            note = f"{key.removeprefix('tstr_')} trained on samples, tested on real images"
+            tiles.append(
+                {"words": "TSTR accuracy", "value": wording.percent_text(run.metrics[key]), "note": note}
+            )
+    return tiles
+
+
+def _grids(run: RunFolder) -> list[dict[str, Any]]:
+    """Return at most `_MOST_GRIDS` sample grids, the first and the last among them."""
+    n = len(run.samples)
+    chosen = (
+        range(n)
+        if n <= _MOST_GRIDS
+        else sorted({round(i * (n - 1) / (_MOST_GRIDS - 1)) for i in range(_MOST_GRIDS)})
+    )
+    return [
+        {
+            "label": "after the warm-up release"
+            if run.samples[i][0] == 0
+            else f"after round {run.samples[i][0]}",
+            "facts": _grid_facts(run, run.samples[i][0]),
+            "data": base64.b64encode(run.samples[i][1].read_bytes()).decode(),
+        }
+        for i in chosen
+    ]
+
+
+def _grid_facts(run: RunFolder, index: int) -> list[tuple[str, str]]:
+    """Return what the round that drew a grid had cost and reached."""
+    line = next((line for line in run.rounds if line["round"] == index), {})
+    spent, _ = wording.bound(line.get("epsilon"), run.guard_view)
+    facts = (
+        [(f"ε, {wording.view_name(run.guard_view)}", wording.epsilon_text(spent))] if run.guard_view else []
+    )
+    return facts + [
+        (wording.metric_name(key), _metric_text(key, line[key])) for key in line if is_metric(key)
+    ]
+
+
+def _metric_text(key: str, value: Any) -> str:
+    return wording.figure_text(value) if key.startswith("fid_") else wording.percent_text(value)
+
+
+def _config_tables(
+    config: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """Yield (dotted table name, its own keys), tables in the order of the file."""
+    plain = [(key, value) for key, value in config.items() if not isinstance(value, Mapping)]
+    if plain:
+        yield prefix, plain
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _config_tables(value, f"{prefix}.{key}" if prefix else key)
+
+
+def _toml_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return ", ".join(_toml_text(item) for item in value) if value else "(empty)"
+    return str(value)
+
+
+def _round_row(line: Mapping[str, Any]) -> dict[str, Any]:
+    view = line.get("guard_view")
+    epsilon, _ = wording.bound(line.get("epsilon"), view)
+    dropped = line.get("dropped") or {}
+    return {
+        "round": line["round"],
+        "kind": line.get("kind") or "–",
+        "attempt": line.get("attempt", "–"),
+        "epsilon": epsilon,
+        "survivors": f"{len(line.get('survivors') or ())}/{len(line['cohort'])}"
+        if line.get("cohort")
+        else "–",
+        "dropped": ", ".join(f"{client} before {phase}" for client, phase in dropped.items()) or "–",
+        "holdout_loss": line.get("holdout_loss"),
+        "metrics": [
+            f"{wording.metric_name(key)} {_metric_text(key, line[key])}" for key in line if is_metric(key)
+        ],
+    }

@@ -1,0 +1,225 @@
+"""Vectors of the ring: floats to fixed point and back, and exact-bit packing for the wire.
+
+`FixedPoint` rounds to a grid of step 2^-fraction_bits, without bias, with coins from the operating
+system.  The sum cannot wrap, whatever the clients hold: n_max · w_max · q < 2^(b-1) is proven when
+the object is made, q being the largest magnitude of an encoded value.
+
+Not protected against: `FixedPoint` gives no differential privacy; the modes that need it round as
+`dp` says.  A client that does not clip is not caught by the ring.
+
+>>> grid = FixedPoint(clip=1.0, fraction_bits=16, modulus_bits=32, max_clients=100)
+>>> grid.decode(grid.encode(np.array([0.5, -0.25])).vector).tolist()
+[0.5, -0.25]
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..entropy import Entropy, system
+from ..errors import ConfigError, DataError, FrameError
+from .params import MAX_MODULUS_BITS, MIN_MODULUS_BITS, SecAggParams
+
+RingVector = npt.NDArray[np.unsignedinteger[Any]]
+_LANES = 8  # eight values of b bits are b whole bytes
+
+
+def ring_dtype(modulus_bits: int) -> np.dtype[np.unsignedinteger[Any]]:
+    """Return the narrowest little-endian unsigned type that holds the ring; it wraps as the ring does."""
+    return np.dtype(f"<u{next(size for size in (1, 2, 4, 8) if modulus_bits <= 8 * size)}")
+
+
+def reduce_in_place(vector: RingVector, modulus_bits: int) -> None:
+    """Reduce modulo 2^modulus_bits."""
+    if modulus_bits < 8 * vector.dtype.itemsize:
+        vector &= vector.dtype.type((1 << modulus_bits) - 1)
+
+
+def to_ring(values: npt.ArrayLike, params: SecAggParams) -> RingVector:
+    """Return a copy of integers in [0, 2^modulus_bits), shape (dimension,), in the ring's type.
+
+    Raises:
+        ConfigError: another shape, another kind of number, or a value outside the ring.
+    """
+    array = np.asarray(values)
+    if array.shape != (params.dimension,):
+        raise ConfigError(f"expected shape ({params.dimension},), got {array.shape}", key="vector")
+    if array.dtype.kind not in "ui":
+        raise ConfigError(f"expected integers of the ring, got {array.dtype}", key="vector")
+    dtype = ring_dtype(params.modulus_bits)
+    if array.dtype != dtype or params.modulus_bits < 8 * dtype.itemsize:
+        too_small = array.dtype.kind == "i" and int(array.min()) < 0
+        if too_small or int(array.max()) >> params.modulus_bits:
+            raise ConfigError(f"expected values in 0..2^{params.modulus_bits} - 1", key="vector")
+    return array.astype(dtype)
+
+
+def pack(vector: RingVector, modulus_bits: int) -> memoryview:
+    """Pack a ring vector into ceil(d · b / 8) bytes, least significant bit first; may be a view."""
+    vector = np.ascontiguousarray(vector)
+    if modulus_bits == 8 * vector.dtype.itemsize:
+        return vector.view(np.uint8).data
+    n_groups = -(-len(vector) // _LANES)
+    lanes = np.zeros((_LANES, n_groups), dtype=vector.dtype)
+    for lane in range(_LANES):
+        column = vector[lane::_LANES]
+        lanes[lane, : len(column)] = column
+    packed = np.empty((n_groups, modulus_bits), dtype=np.uint8)
+    for byte in range(modulus_bits):
+        lane, shift = divmod(8 * byte, modulus_bits)
+        bits = lanes[lane] >> vector.dtype.type(shift)
+        if shift + 8 > modulus_bits:  # the byte ends in the next value
+            bits = bits | (lanes[lane + 1] << vector.dtype.type(modulus_bits - shift))
+        packed[:, byte] = bits.astype(np.uint8)
+    return packed.reshape(-1)[: (len(vector) * modulus_bits + 7) // 8].data
+
+
+def unpack(data: memoryview, dimension: int, modulus_bits: int) -> RingVector:
+    """Undo `pack`; read-only and a view of `data` where the width is that of the type.
+
+    Raises:
+        FrameError: another length, or padding that is not zero.
+    """
+    expected = (dimension * modulus_bits + 7) // 8
+    if len(data) != expected:
+        raise FrameError(f"expected a vector of {expected} bytes, got {len(data)}")
+    dtype = ring_dtype(modulus_bits)
+    if modulus_bits == 8 * dtype.itemsize:
+        return np.frombuffer(data, dtype=dtype)
+    spare_bits = 8 * expected - dimension * modulus_bits
+    if spare_bits and data[-1] >> (8 - spare_bits):
+        raise FrameError("the vector's padding is not zero")
+    n_groups = -(-dimension // _LANES)
+    packed = np.zeros(n_groups * modulus_bits, dtype=np.uint8)
+    packed[:expected] = np.frombuffer(data, dtype=np.uint8)
+    columns = packed.reshape(n_groups, modulus_bits)
+    values = np.empty((n_groups, _LANES), dtype=dtype)
+    for lane in range(_LANES):
+        first_bit = lane * modulus_bits
+        first, last = first_bit // 8, (first_bit + modulus_bits - 1) // 8
+        value = columns[:, first].astype(dtype) >> dtype.type(first_bit % 8)
+        for byte in range(first + 1, last + 1):
+            value |= columns[:, byte].astype(dtype) << dtype.type(8 * byte - first_bit)
+        values[:, lane] = value
+    vector = values.reshape(-1)[:dimension]
+    reduce_in_place(vector, modulus_bits)
+    return vector
+
+
+class Encoded(NamedTuple):
+    """A ring vector, and how many values were clipped: for the client itself, never for the server."""
+
+    vector: RingVector
+    n_clipped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedPoint:
+    """A fixed-point grid with proven headroom.
+
+    `clip` bounds a value's magnitude, `fraction_bits` sets the step 2^-fraction_bits, `max_weight`
+    bounds the integer weight by which a client may multiply its vector.
+    """
+
+    clip: float
+    fraction_bits: int
+    modulus_bits: int
+    max_clients: int
+    max_weight: int = 1
+
+    def __post_init__(self) -> None:
+        if not MIN_MODULUS_BITS <= self.modulus_bits <= MAX_MODULUS_BITS:
+            bounds = f"{MIN_MODULUS_BITS} <= modulus_bits <= {MAX_MODULUS_BITS}"
+            raise ConfigError(f"expected {bounds}, got {self.modulus_bits}", key="modulus_bits")
+        if not (math.isfinite(self.clip) and self.clip > 0):
+            raise ConfigError(f"expected a finite clip > 0, got {self.clip}", key="clip")
+        if not 0 <= self.fraction_bits <= MAX_MODULUS_BITS:
+            raise ConfigError(
+                f"expected 0 <= fraction_bits <= 64, got {self.fraction_bits}", key="fraction_bits"
+            )
+        for key in ("max_clients", "max_weight"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"expected {key} >= 1, got {getattr(self, key)}", key=key)
+        largest_sum = self.max_clients * self.max_weight * self.max_magnitude
+        if largest_sum >= 1 << (self.modulus_bits - 1):
+            raise ConfigError(
+                f"no headroom: max_clients={self.max_clients} times max_weight={self.max_weight} times "
+                f"max_magnitude={self.max_magnitude} needs {largest_sum.bit_length() + 1} bits, "
+                f"modulus_bits={self.modulus_bits}",
+                key="modulus_bits",
+            )
+
+    @classmethod
+    def finest(cls, *, clip: float, modulus_bits: int, max_clients: int, max_weight: int = 1) -> FixedPoint:
+        """Return the finest grid that the ring has headroom for.
+
+        Raises:
+            ConfigError: not even a step of one fits.
+        """
+        for fraction_bits in range(MAX_MODULUS_BITS, 0, -1):
+            try:
+                return cls(
+                    clip=clip,
+                    fraction_bits=fraction_bits,
+                    modulus_bits=modulus_bits,
+                    max_clients=max_clients,
+                    max_weight=max_weight,
+                )
+            except ConfigError:
+                continue
+        return cls(
+            clip=clip,
+            fraction_bits=0,
+            modulus_bits=modulus_bits,
+            max_clients=max_clients,
+            max_weight=max_weight,
+        )
+
+    @property
+    def max_magnitude(self) -> int:
+        """The largest magnitude of one encoded value, before its weight."""
+        return math.ceil(math.ldexp(self.clip, self.fraction_bits))
+
+    def encode(self, values: npt.ArrayLike, *, weight: int = 1, entropy: Entropy = system) -> Encoded:
+        """Clip, round up or down at random, times the weight, into the ring; from floats of shape (d,).
+
+        Guarantees: the expectation of what a clipped value decodes to differs from it by at most
+        2^-64 steps; the coins are 64 bits each.
+
+        Raises:
+            DataError: a value is not finite.
+            ConfigError: the weight is not in 1..max_weight.
+        """
+        if not 1 <= weight <= self.max_weight:
+            raise ConfigError(
+                f"expected 1 <= weight <= max_weight={self.max_weight}, got {weight}", key="weight"
+            )
+        floats = np.asarray(values, dtype=np.float64)
+        n_bad = int(np.count_nonzero(~np.isfinite(floats)))
+        if n_bad:
+            raise DataError(f"{n_bad} of {floats.size} values are not finite")
+        magnitudes = np.abs(floats)
+        n_clipped = int(np.count_nonzero(magnitudes > self.clip))
+        # By magnitude, so that the fraction is exact: 1 - 1e-20 is not a float.
+        scaled = np.ldexp(np.minimum(magnitudes, self.clip), self.fraction_bits)
+        whole = np.floor(scaled)
+        threshold = np.ldexp(scaled - whole, 64).astype(np.uint64)
+        coins = np.frombuffer(entropy(8 * floats.size), dtype="<u8").reshape(floats.shape)
+        rounded = whole.astype(np.uint64) + (coins < threshold)
+        rounded *= np.uint64(weight)
+        dtype = ring_dtype(self.modulus_bits)
+        vector: RingVector = np.where(floats < 0, np.negative(rounded), rounded).astype(dtype)
+        reduce_in_place(vector, self.modulus_bits)
+        return Encoded(vector, n_clipped)
+
+    def decode(self, total: RingVector, *, total_weight: int = 1) -> npt.NDArray[np.float64]:
+        """Return the sum as floats, divided by `total_weight`; exact where it has at most 53 bits."""
+        shift = np.uint64(64 - self.modulus_bits)
+        centred = (np.asarray(total).astype(np.uint64) << shift).view(np.int64) >> shift.astype(np.int64)
+        decoded: npt.NDArray[np.float64] = np.ldexp(centred.astype(np.float64), -self.fraction_bits)
+        return decoded / total_weight

@@ -1,0 +1,76 @@
+"""Who masks with whom, and who holds whose shares: the complete graph, or a random k-regular one.
+
+The k-regular graph is a ring in an order drawn from the session id; each client is joined to the
+k/2 before and the k/2 after it.  Every party computes it alone from the session id and the cohort:
+a server that follows the protocol has no say in it.  A server that is free to try many session ids
+can grind them; that is an active attack, which the profile `semi_honest` does not cover.
+
+Sources: Bell et al., CCS 2020, section 3.1 and algorithm 1 (randomly permuted Harary graph).
+
+>>> Graph(seed=bytes(32), cohort=(1, 2, 3, 4), n_neighbours=None).neighbours(3)
+(1, 2, 4)
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Set
+from hashlib import sha256
+
+import numpy as np
+import numpy.typing as npt
+
+LABEL_ORDER = b"secure_fed_diffusion secagg v1 graph order"
+
+
+class Graph:
+    """An undirected graph over the cohort, a function of its arguments alone."""
+
+    __slots__ = ("_complete", "_index", "_position", "_reach", "_ring", "_ring_index")
+
+    def __init__(self, *, seed: bytes, cohort: tuple[int, ...], n_neighbours: int | None) -> None:
+        self._complete = n_neighbours is None or n_neighbours == len(cohort) - 1
+        self._reach = (n_neighbours or 0) // 2
+        if self._complete:
+            self._ring = cohort
+        else:
+            prefix = LABEL_ORDER + seed
+            self._ring = tuple(
+                sorted(cohort, key=lambda v: (sha256(prefix + struct.pack("<I", v)).digest(), v))
+            )
+        self._position = {client_id: index for index, client_id in enumerate(self._ring)}
+        self._index = {client_id: index for index, client_id in enumerate(cohort)}
+        self._ring_index = np.fromiter((self._index[v] for v in self._ring), dtype=np.intp, count=len(cohort))
+
+    def __contains__(self, client_id: object) -> bool:
+        return client_id in self._index
+
+    def index(self, client_id: int) -> int:
+        """Return a client's place in the cohort."""
+        return self._index[client_id]
+
+    def neighbours(self, client_id: int) -> tuple[int, ...]:
+        """Return the neighbours of a client in ascending order; it is not its own neighbour."""
+        here = self._position[client_id]
+        if self._complete:
+            return self._ring[:here] + self._ring[here + 1 :]
+        offsets = (step for step in range(-self._reach, self._reach + 1) if step)
+        return tuple(sorted(self._ring[(here + step) % len(self._ring)] for step in offsets))
+
+    def n_holders(self, client_id: int, present: Set[int]) -> int:
+        """Count those of `present` that hold a share of the client's secrets, itself included."""
+        if self._complete:
+            return len(present)
+        return sum(holder in present for holder in (client_id, *self.neighbours(client_id)))
+
+    def is_connected(self, present: npt.NDArray[np.bool_]) -> bool:
+        """Tell whether the clients in `present`, shape (cohort,), form one piece of the graph.
+
+        Guarantees: if they do not, the sum of each piece would be readable by itself.
+        """
+        if self._complete or not present.any():
+            return True
+        places = np.flatnonzero(present[self._ring_index])
+        gaps = np.diff(places, append=places[0] + len(self._ring))
+        # On a ring, one gap wider than the reach leaves a path; two cut it into pieces.
+        return int(np.count_nonzero(gaps > self._reach)) <= 1

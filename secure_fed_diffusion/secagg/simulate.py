@@ -1,0 +1,107 @@
+"""The whole protocol on a page: every client, the server and the frames between them, in one process.
+
+For tests, examples and in-process federations.  The clients accept just the parameters that they
+are given (`Policy.accepting`), unless a policy is passed.
+
+Not protected against: one process sees everything.  The transcript is what a server sees.
+
+>>> import numpy as np
+>>> params = SecAggParams(n_clients=5, threshold=4, dimension=2, modulus_bits=32)
+>>> vectors = {i: np.array([i, 1], dtype=np.uint32) for i in range(5)}
+>>> result = simulate(params, vectors, dropouts={3: "masked_input"})
+>>> result.total.tolist(), result.survivors
+([7, 4], (0, 1, 2, 4))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy.typing as npt
+
+from ..entropy import Entropy, system
+from ..errors import ConfigError
+from .client import Client
+from .encoding import RingVector
+from .params import Policy, SecAggParams
+from .phases import PROFILES
+from .server import Server
+from .session import DIGEST_BYTES, Session
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptEntry:
+    """One frame as it travelled; a server frame bears the phase that it opens at the client."""
+
+    sender: int | str
+    receiver: int | str
+    phase: str
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationResult:
+    """The sum modulo 2^modulus_bits, whose inputs are in it, and every frame in order."""
+
+    total: RingVector
+    survivors: tuple[int, ...]
+    transcript: tuple[TranscriptEntry, ...]
+
+
+def simulate(
+    params: SecAggParams,
+    vectors: Mapping[int, npt.ArrayLike],
+    *,
+    dropouts: Mapping[int, str] | None = None,
+    entropy: Entropy = system,
+    session: Session | None = None,
+    policy: Policy | None = None,
+) -> SimulationResult:
+    """Run one round; `dropouts` maps a client id to the phase before which it vanishes.
+
+    Raises:
+        TooFewClientsError: the dropouts leave too few; it says who is missing, and in which phase.
+        ConfigError: `vectors` or `dropouts` do not fit the parameters.
+    """
+    dropouts = dict(dropouts or {})
+    phases = tuple(step.phase for step in PROFILES[params.profile])
+    for client_id, phase in dropouts.items():
+        if client_id not in vectors:
+            raise ConfigError(f"client {client_id} is not in the cohort", key="dropouts")
+        if phase not in phases:
+            known = ", ".join(phases)
+            raise ConfigError(f"expected one of {known} ({params.profile}), got {phase!r}", key="dropouts")
+    if session is None:
+        session = Session(
+            run_id=b"simulate",
+            round=0,
+            attempt=0,
+            cohort=tuple(vectors),
+            params=params,
+            model_digest=bytes(DIGEST_BYTES),
+        )
+    accepted = policy or Policy.accepting(params)
+    clients = {v: Client(session, v, policy=accepted, entropy=entropy) for v in session.cohort}
+    server = Server(session)
+    transcript: list[TranscriptEntry] = []
+    inbox: dict[int, bytes] = dict.fromkeys(session.cohort, b"")
+    for phase in phases:
+        for client_id, server_frame in inbox.items():
+            if server_frame:
+                transcript.append(TranscriptEntry("server", client_id, phase, server_frame))
+            if dropouts.get(client_id) == phase:
+                continue
+            client = clients[client_id]
+            if phase == "advertise":
+                frame = client.advertise()
+            elif phase == "share_keys":
+                frame = client.share_keys(server_frame)
+            elif phase == "masked_input":
+                frame = client.masked_input(server_frame, vectors[client_id])
+            else:
+                frame = client.unmask(server_frame)
+            transcript.append(TranscriptEntry(client_id, "server", phase, frame))
+            server.receive(client_id, frame)
+        inbox = server.advance()
+    return SimulationResult(server.total, server.survivors, tuple(transcript))

@@ -1,0 +1,1 @@
+"""One client's training step: per-example gradients, the integer grid, Opacus' optimiser, local epochs."""

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from secure_fed_diffusion.data.datasets import ImageSet, load
+from secure_fed_diffusion.data.settings import DataSettings
+from secure_fed_diffusion.errors import DataError
+from secure_fed_diffusion.evaluation.tstr import dpdm_cnn, train_synthetic_test_real
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load(DataSettings(name="digits", train_limit=600))
+
+
+def test_real_digits_teach_and_digits_with_shuffled_labels_do_not(digits):
+    # bounds fixed beforehand: chance is 0.10
+    shuffled = ImageSet(digits.train.images, np.random.default_rng(0).permutation(digits.train.labels))
+    assert train_synthetic_test_real(digits.train, digits.test, 10, epochs=20) > 0.75
+    assert train_synthetic_test_real(shuffled, digits.test, 10, epochs=20) < 0.30
+
+
+def test_the_seed_decides_the_result_and_the_callers_randomness_is_left_alone(digits):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = train_synthetic_test_real(digits.train, digits.test, 10, epochs=1, seed=1)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(6)
+    assert train_synthetic_test_real(digits.train, digits.test, 10, epochs=1, seed=1) == first
+
+
+def test_progress_is_told_after_each_epoch(digits):
+    calls = []
+    train_synthetic_test_real(
+        digits.train.subset(slice(10)), digits.test, 10, epochs=3, progress=lambda *call: calls.append(call)
+    )
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 16, 16), (1, 28, 28), (3, 32, 32)])
+def test_the_classifier_fits_the_image_size(shape):
+    assert dpdm_cnn(shape, 7)(torch.zeros(2, *shape)).shape == (2, 7)
+
+
+def test_at_28_by_28_it_has_the_parameters_of_the_published_network():
+    # three convolutions 1→32→64→128 of 3×3, then 1152→128→10
+    published = (
+        (9 * 32 + 32) + (9 * 32 * 64 + 64) + (9 * 64 * 128 + 128) + (1152 * 128 + 128) + (128 * 10 + 10)
+    )
+    assert sum(p.numel() for p in dpdm_cnn((1, 28, 28), 10).parameters()) == published
+
+
+def test_an_empty_set_is_refused(digits):
+    with pytest.raises(DataError, match="0 synthetic"):
+        train_synthetic_test_real(digits.train.subset([]), digits.test, 10)

@@ -1,0 +1,371 @@
+"""The attacks T5 to T15 of the threat table, as far as the profile semi_honest covers them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from secure_fed_diffusion import secagg
+from secure_fed_diffusion.errors import (
+    ConfigError,
+    FrameError,
+    PhaseError,
+    PolicyError,
+    SecureAggregationError,
+    TooFewClientsError,
+)
+from secure_fed_diffusion.secagg import codec, encoding, keys, masks
+from secure_fed_diffusion.secagg.messages import Advert, AdvertList, ShareDelivery, Survivors, UnmaskShares
+from secure_fed_diffusion.secagg.phases import Kind
+
+from .rounds import PHASES, Round, fixed_entropy, make_params, make_session, make_vectors
+
+HEADER = codec.HEADER_BYTES
+INSIDE: dict[str, Any] = {"n_clients": 20, "threshold": 12, "modulus_bits": 32, "dimension": 1000}
+
+
+def survivor_frame(a_round: Round, client_id: int, ids: set[int]) -> bytes:
+    payload = Survivors.among(a_round.session.cohort, ids).encode()
+    return codec.pack(Kind.SURVIVORS, session_id=a_round.session.id, client_id=client_id, payload=payload)
+
+
+# T7: the server asks for both kinds of share.
+
+
+def test_a_second_survivor_list_gets_no_answer() -> None:
+    a_round = Round().run_to("unmask")
+    client = a_round.clients[0]
+    client.unmask(survivor_frame(a_round, 0, {0, 1, 2, 3}))
+    with pytest.raises(PhaseError):
+        client.unmask(survivor_frame(a_round, 0, {0, 1, 2, 4}))
+
+
+def test_a_refused_survivor_list_burns_the_shares_too() -> None:
+    a_round = Round().run_to("unmask")
+    client = a_round.clients[0]
+    with pytest.raises(PolicyError):
+        client.unmask(survivor_frame(a_round, 0, {0, 1}))
+    with pytest.raises(PhaseError):
+        client.unmask(survivor_frame(a_round, 0, {0, 1, 2, 3}))
+    assert not client._held
+
+
+def test_a_client_left_out_of_the_list_after_delivering_refuses() -> None:
+    a_round = Round().run_to("unmask")
+    with pytest.raises(PolicyError, match="leaves out this client"):
+        a_round.clients[0].unmask(survivor_frame(a_round, 0, {1, 2, 3, 4}))
+
+
+def test_a_survivor_that_never_shared_is_refused() -> None:
+    a_round = Round().run_to("share_keys")
+    a_round.close({v: a_round.answer(v) for v in (0, 1, 2, 3)})
+    a_round.run_to("unmask")
+    with pytest.raises(PolicyError, match=r"shared no keys: \[4\]"):
+        a_round.clients[0].unmask(survivor_frame(a_round, 0, {0, 1, 2, 3, 4}))
+
+
+def test_with_a_majority_threshold_two_lists_never_give_both_secrets_of_one_client() -> None:
+    """A lying server splits the cohort: it names client 0 alive to some, dropped to the others."""
+    a_round = Round().run_to("unmask")
+    replies = {1: {0, 1, 2, 3, 4}, 2: {0, 1, 2, 3, 4}, 3: {1, 2, 3, 4}, 4: {1, 2, 3, 4}}
+    kinds = []
+    for v, ids in replies.items():
+        reply = UnmaskShares.decode(a_round.clients[v].unmask(survivor_frame(a_round, v, ids))[HEADER:])
+        kinds.append("self" if 0 in reply.self_mask else "key")
+    assert kinds == ["self", "self", "key", "key"]
+    assert max(kinds.count("self") + 1, kinds.count("key")) < a_round.session.params.threshold
+
+
+# T8: late arrival.  T9: reuse and replay.  Both leave nothing but noise.
+
+
+def test_a_late_input_stays_hidden_when_its_mask_key_is_known() -> None:
+    a_round = Round(make_session(make_params(dimension=4096))).run_to("masked_input")
+    client = a_round.clients[4]
+    own = client._own
+    assert own is not None
+    frames = a_round.answers()
+    late = frames.pop(4)
+    a_round.close(frames)
+    known = encoding.unpack(memoryview(late)[HEADER:], 4096, 32).copy()
+    for peer in (0, 1, 2, 3):  # what the server learns once client 4 counts as dropped
+        key = keys.pair_mask_key(
+            own.mask_key,
+            a_round.server._adverts[peer].mask_key,
+            session_id=a_round.session.id,
+            own_id=4,
+            peer_id=peer,
+        )
+        masks.apply(known, plus=[key])  # client 4 is the higher id: it subtracted
+    assert np.count_nonzero(known == a_round.vectors[4]) <= 1  # expected 4096 / 2^32
+    masks.apply(known, minus=[keys.self_mask_key(own.seed, session_id=a_round.session.id, client_id=4)])
+    assert np.array_equal(known, a_round.vectors[4])  # the self mask was all that hid it
+
+
+def masked_vector(session: secagg.Session, vector_seed: int) -> np.ndarray:
+    """Client 0's masked vector, with the same key material whatever the session."""
+    a_round = Round(session)
+    a_round.vectors = make_vectors(session, vector_seed)
+    a_round.run_to("masked_input")
+    frame = a_round.answer(0)
+    return encoding.unpack(memoryview(frame)[HEADER:], session.params.dimension, 32).copy()
+
+
+@pytest.mark.parametrize(
+    "change", [{"round": 4}, {"attempt": 1}, {"run_id": b"x"}, {"model_digest": b"m" * 32}]
+)
+def test_the_same_keys_in_another_session_give_another_mask(change: dict[str, Any]) -> None:
+    params = make_params(dimension=4096)
+    here, there = make_session(params), make_session(params, **change)
+    difference = masked_vector(here, 1) - masked_vector(there, 2)
+    plain = make_vectors(here, 1)[0].astype(np.uint32) - make_vectors(there, 2)[0].astype(np.uint32)
+    assert np.count_nonzero(difference == plain) <= 1
+    # The positive control: were the session the same, the masks would cancel.
+    reused = masked_vector(here, 1) - masked_vector(here, 2)
+    control = make_vectors(here, 1)[0].astype(np.uint32) - make_vectors(here, 2)[0].astype(np.uint32)
+    assert np.array_equal(reused, control)
+
+
+# T11: a ring too small is refused at configuration (see test_encoding).
+
+
+# T12: one client is shown another model.
+
+
+def test_a_client_with_another_model_cannot_take_part_even_if_its_frames_are_relabelled() -> None:
+    honest = Round()
+    victim = Round(make_session(model_digest=b"\x01" * 32))
+    frames = honest.answers()
+    advert = victim.answer(0)
+    frames[0] = advert[:18] + honest.session.id + advert[50:]
+    honest.close(frames)
+    for_victim = honest.inbox[0]
+    with pytest.raises(FrameError, match="another session"):
+        victim.step(0, "share_keys", for_victim)
+    victim = Round(victim.session)
+    victim.answer(0)
+    relabelled = for_victim[:18] + victim.session.id + for_victim[50:]
+    shares = victim.step(0, "share_keys", relabelled)
+    frames = {v: honest.answer(v) for v in (1, 2, 3, 4)}
+    frames[0] = shares[:18] + honest.session.id + shares[50:]
+    honest.close(frames)
+    with pytest.raises(FrameError, match="client 0 sealed") as caught:
+        honest.answer(1)  # the session salts the sealing keys
+    assert caught.value.culprits == (0,)
+
+
+# T13: low order.  T14: substitution, weak proposals.
+
+
+def adverts_for(a_round: Round, client_id: int, **replace: Advert) -> bytes:
+    frame = a_round.inbox[client_id]
+    adverts = dict(AdvertList.decode(frame[HEADER:]).adverts)
+    adverts.update({int(v): advert for v, advert in replace.items()})
+    return codec.pack(
+        Kind.ADVERT_LIST,
+        session_id=a_round.session.id,
+        client_id=client_id,
+        payload=AdvertList(adverts=adverts).encode(),
+    )
+
+
+@pytest.mark.parametrize("point", [bytes(32), b"\x01" + bytes(31), (2**255 - 20).to_bytes(32, "little")])
+def test_a_client_refuses_a_low_order_key_that_the_server_puts_in(point: bytes) -> None:
+    a_round = Round().run_to("share_keys")
+    advert = Advert(cipher_key=b"\x09" + bytes(31), mask_key=point)
+    with pytest.raises(FrameError, match="low order"):
+        a_round.clients[0].share_keys(adverts_for(a_round, 0, **{"1": advert}))
+
+
+def test_a_client_refuses_its_own_key_reflected() -> None:
+    a_round = Round().run_to("share_keys")
+    own = a_round.clients[0]._own
+    assert own is not None
+    for advert in (
+        Advert(cipher_key=own.cipher_key.public, mask_key=b"\x09" + bytes(31)),
+        Advert(cipher_key=b"\x09" + bytes(31), mask_key=own.mask_key.public),
+    ):
+        fresh = Round().run_to("share_keys")
+        with pytest.raises(FrameError, match="own key") as caught:
+            fresh.clients[0].share_keys(adverts_for(fresh, 0, **{"1": advert}))
+        assert caught.value.culprits == (1,)
+
+
+def test_a_client_refuses_one_key_under_two_names() -> None:
+    a_round = Round().run_to("share_keys")
+    adverts = AdvertList.decode(a_round.inbox[0][HEADER:]).adverts
+    with pytest.raises(FrameError, match="same public key"):
+        a_round.clients[0].share_keys(adverts_for(a_round, 0, **{"1": adverts[2]}))
+
+
+def test_a_client_refuses_neighbours_that_the_graph_does_not_give_it() -> None:
+    session = make_session(make_params(9, 4, n_neighbours=4))
+    a_round = Round(session).run_to("share_keys")
+    stranger = next(v for v in range(1, 9) if v not in session.graph.neighbours(0))
+    advert = Advert(cipher_key=b"\x09" + bytes(31), mask_key=b"\x0a" + bytes(31))
+    with pytest.raises(FrameError, match=f"{stranger}"):
+        a_round.clients[0].share_keys(adverts_for(a_round, 0, **{str(stranger): advert}))
+
+
+def test_a_client_refuses_shares_from_a_client_that_did_not_advertise() -> None:
+    a_round = Round()
+    a_round.close({v: a_round.answer(v) for v in (0, 1, 2, 3)})
+    a_round.run_to("masked_input")
+    sealed = dict(ShareDelivery.decode(a_round.inbox[0][HEADER:]).sealed)
+    frame = codec.pack(
+        Kind.SHARE_DELIVERY,
+        session_id=a_round.session.id,
+        client_id=0,
+        payload=ShareDelivery(sealed={**sealed, 4: sealed[1]}).encode(),
+    )
+    with pytest.raises(FrameError, match=r"\[4\] shared"):
+        a_round.clients[0].masked_input(frame, a_round.vectors[0])
+
+
+@pytest.mark.parametrize("phase", PHASES[1:])
+def test_a_client_refuses_a_frame_meant_for_another(phase: str) -> None:
+    a_round = Round().run_to(phase)
+    with pytest.raises(FrameError, match="of client 1"):
+        a_round.step(0, phase, a_round.inbox[1])
+
+
+@pytest.mark.parametrize("phase", ["share_keys", "masked_input"])
+def test_a_client_refuses_to_go_on_with_fewer_holders_than_the_threshold(phase: str) -> None:
+    a_round = Round().run_to(phase)
+    frame = a_round.inbox[0]
+    kind, message = (
+        (Kind.ADVERT_LIST, AdvertList) if phase == "share_keys" else (Kind.SHARE_DELIVERY, ShareDelivery)
+    )
+    rows = getattr(message.decode(frame[HEADER:]), "adverts" if phase == "share_keys" else "sealed")
+    few = {v: rows[v] for v in (1, 2)}
+    payload = (AdvertList(adverts=few) if phase == "share_keys" else ShareDelivery(sealed=few)).encode()
+    short = codec.pack(kind, session_id=a_round.session.id, client_id=0, payload=payload)
+    with pytest.raises(TooFewClientsError, match="threshold=4 holders, 3 left"):
+        a_round.step(0, phase, short)
+
+
+def test_a_client_refuses_survivors_whose_graph_fell_apart() -> None:
+    session = make_session(make_params(12, 2, n_neighbours=2))
+    a_round = Round(session).run_to("unmask")
+    ring = session.graph._ring
+    survivors = set(session.cohort) - {ring[0], ring[6]}
+    with pytest.raises(TooFewClientsError, match="fell apart"):
+        a_round.clients[ring[2]].unmask(survivor_frame(a_round, ring[2], survivors))
+
+
+@pytest.mark.parametrize(
+    ("policy", "proposal"),
+    [
+        ({}, {"n_clients": 2, "threshold": 2}),
+        ({"min_cohort": 21}, {}),
+        ({"min_threshold": 13}, {}),
+        ({"min_modulus_bits": 33}, {}),
+        ({"max_modulus_bits": 31}, {}),
+        ({"max_dimension": 999}, {}),
+        ({}, {"n_neighbours": 10, "threshold": 6}),
+        ({"profiles": ()}, {}),
+        ({"profiles": ("active",)}, {}),
+    ],
+)
+def test_a_client_refuses_what_lies_outside_its_policy(
+    policy: dict[str, Any], proposal: dict[str, Any]
+) -> None:
+    session = make_session(make_params(**(INSIDE | proposal)))
+    with pytest.raises(PolicyError, match="this client"):
+        secagg.Client(session, 0, policy=secagg.Policy(**policy))
+
+
+def test_the_default_policy_takes_a_sound_proposal() -> None:
+    assert secagg.Client(make_session(make_params(**INSIDE)), 0).phase == "advertise"
+
+
+def test_the_policy_bounds_the_survivors() -> None:
+    session = make_session()
+    a_round = Round(session)
+    policy = secagg.Policy(min_survivors=5)
+    a_round.clients[0] = secagg.Client(session, 0, policy=policy, entropy=fixed_entropy("other"))
+    a_round.run_to("masked_input")
+    a_round.close({v: a_round.answer(v) for v in (0, 1, 2, 3)})
+    with pytest.raises(PolicyError, match="n_survivors=4; this client asks for at least 5"):
+        a_round.answer(0)
+
+
+def test_two_survivors_are_too_few_by_default_because_each_would_read_the_other() -> None:
+    with pytest.raises(PolicyError):
+        secagg.Policy().check_survivors(2)
+
+
+def test_a_client_outside_the_cohort_is_refused() -> None:
+    with pytest.raises(ConfigError, match="not in the cohort"):
+        secagg.Client(make_session(), 9)
+
+
+# T15: tampered shares.
+
+
+@pytest.mark.parametrize("culprit", [1, 4])
+def test_a_sealed_share_that_was_altered_stops_its_receiver_and_names_its_sender(culprit: int) -> None:
+    a_round = Round().run_to("masked_input")
+    frame = a_round.inbox[0]
+    sealed = dict(ShareDelivery.decode(frame[HEADER:]).sealed)
+    altered = bytearray(sealed[culprit])
+    altered[7] ^= 1
+    payload = ShareDelivery(sealed={**sealed, culprit: bytes(altered)}).encode()
+    spoilt = codec.pack(Kind.SHARE_DELIVERY, session_id=a_round.session.id, client_id=0, payload=payload)
+    with pytest.raises(FrameError, match=f"client {culprit} sealed for client 0") as caught:
+        a_round.clients[0].masked_input(spoilt, a_round.vectors[0])
+    assert caught.value.culprits == (culprit,)
+
+
+def test_sealed_shares_cannot_be_swapped_between_senders() -> None:
+    a_round = Round().run_to("masked_input")
+    sealed = dict(ShareDelivery.decode(a_round.inbox[0][HEADER:]).sealed)
+    sealed[1], sealed[2] = sealed[2], sealed[1]
+    payload = ShareDelivery(sealed=sealed).encode()
+    swapped = codec.pack(Kind.SHARE_DELIVERY, session_id=a_round.session.id, client_id=0, payload=payload)
+    with pytest.raises(FrameError, match="do not open"):
+        a_round.clients[0].masked_input(swapped, a_round.vectors[0])
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [
+        np.zeros(15, dtype=np.uint32),
+        np.zeros((16, 1), dtype=np.uint32),
+        np.zeros(16),
+        np.full(16, -1),
+        np.full(16, 2**32, dtype=np.uint64),
+        np.zeros(16, dtype=bool),
+    ],
+)
+def test_a_vector_that_is_not_of_the_ring_is_refused(vector: np.ndarray) -> None:
+    a_round = Round().run_to("masked_input")
+    a_round.vectors[0] = vector
+    with pytest.raises(ConfigError, match="vector"):
+        a_round.answer(0)
+
+
+def test_the_input_vector_is_not_changed() -> None:
+    a_round = Round().run_to("masked_input")
+    a_round.vectors[0] = a_round.vectors[0].astype(np.uint32)
+    before = a_round.vectors[0].copy()
+    a_round.answer(0)
+    assert np.array_equal(a_round.vectors[0], before)
+
+
+def test_the_repr_of_a_machine_shows_no_secret() -> None:
+    client = Round().run_to("masked_input").clients[0]
+    own = client._own
+    assert own is not None
+    shown = repr(client) + repr(own) + repr(client._held)
+    for secret in (own.seed, own.mask_key.secret, own.cipher_key.secret):
+        assert secret.hex() not in shown
+        assert repr(secret) not in shown
+    assert not any(str(number) in shown for pair in client._held.values() for number in pair)
+
+
+def test_errors_are_all_of_one_family() -> None:
+    for family in (FrameError, PhaseError, PolicyError, TooFewClientsError):
+        assert issubclass(family, SecureAggregationError)
