@@ -19,9 +19,9 @@ import numpy.typing as npt
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
-from secure_fed_diffusion.errors import ConfigError, RunError
 from secure_fed_diffusion.diffusion import class_conditional_pipeline
 from secure_fed_diffusion.diffusion.objective import DiffusionSettings, scheduler_config
+from secure_fed_diffusion.errors import ConfigError, RunError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

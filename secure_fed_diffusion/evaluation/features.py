@@ -72,6 +72,10 @@ EXTRACTORS: dict[str, ExtractorSpec] = {
 class Extractor(nn.Module):
     """A LeNet without its last layer: images in [0, 1] (n, c, h, w) to features (n, num_features)."""
 
+    name: str
+    image_shape: tuple[int, int, int]
+    num_features: int
+
     def __init__(self, spec: ExtractorSpec) -> None:
         super().__init__()
         channels, height, width = spec.image_shape
@@ -123,7 +127,7 @@ def load_extractor(dataset_name: str, *, device: torch.device | str = "cpu") -> 
     """
     require_one_of(dataset_name, tuple(EXTRACTORS), key="data.name")
     spec = EXTRACTORS[dataset_name]
-    weights_file = files(__package__) / "extractors" / f"{spec.name}.safetensors"
+    weights_file = files("secure_fed_diffusion.evaluation") / "extractors" / f"{spec.name}.safetensors"
     if not weights_file.is_file():
         raise DataError(f"the weights of extractor {spec.name} are missing from the installation")
     weights = weights_file.read_bytes()
@@ -138,15 +142,17 @@ def load_extractor(dataset_name: str, *, device: torch.device | str = "cpu") -> 
     return extractor.double().to(device).eval().requires_grad_(False)
 
 
-def embed(extractor: nn.Module, images: npt.NDArray[np.uint8], batch: int = 512) -> npt.NDArray[np.float64]:
+def embed(extractor: Extractor, images: npt.NDArray[np.uint8], batch: int = 512) -> npt.NDArray[np.float64]:
     """Return the features (n, num_features) of uint8 images (n, c, h, w)."""
-    expected = getattr(extractor, "image_shape", images.shape[1:])
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != tuple(expected):
-        raise DataError(f"expected uint8 images (n, *{expected}), got {images.dtype} {images.shape}")
-    anchor = next(extractor.parameters(), torch.empty(0))
-    pieces = [np.empty((0, int(extractor.num_features)))]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != extractor.image_shape:
+        raise DataError(
+            f"{extractor.name} takes uint8 images (n, *{extractor.image_shape}), "
+            f"got {images.dtype} {images.shape}"
+        )
+    device = next(extractor.parameters()).device
+    pieces = [np.empty((0, extractor.num_features))]
     with torch.inference_mode():
         for start in range(0, len(images), batch):
-            piece = torch.from_numpy(images[start : start + batch]).to(anchor.device, torch.float64) / 255
+            piece = torch.tensor(images[start : start + batch], dtype=torch.float64, device=device) / 255
             pieces.append(extractor(piece).double().cpu().numpy())
     return np.concatenate(pieces)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from secure_fed_diffusion.errors import ConfigError
-from secure_fed_diffusion.evaluation.features import embed
+from secure_fed_diffusion.evaluation.features import Extractor, embed
 
 
 class _Identity(nn.Module):
@@ -32,7 +32,7 @@ class _Identity(nn.Module):
 
 
 def frechet_inception_distance(
-    extractor: nn.Module, real: npt.NDArray[np.uint8], fake: npt.NDArray[np.uint8]
+    extractor: Extractor, real: npt.NDArray[np.uint8], fake: npt.NDArray[np.uint8]
 ) -> float:
     """Return the FID between two sets of uint8 images (n, c, h, w).
 
@@ -40,7 +40,7 @@ def frechet_inception_distance(
         ConfigError: one of the sets has no more images than the extractor has features.
     """
     for kind, images in (("real", real), ("fake", fake)):
-        _require_enough(len(images), int(extractor.num_features), kind)
+        _require_enough(len(images), extractor.num_features, kind)
     return frechet_distance(embed(extractor, real), embed(extractor, fake))
 
 
@@ -49,8 +49,8 @@ def frechet_distance(real: npt.NDArray[np.float64], fake: npt.NDArray[np.float64
     for kind, features in (("real", real), ("fake", fake)):
         _require_enough(len(features), features.shape[1], kind)
     metric = FrechetInceptionDistance(feature=_Identity(real.shape[1])).set_dtype(torch.float64)
-    metric.update(torch.from_numpy(real).double(), real=True)
-    metric.update(torch.from_numpy(fake).double(), real=False)
+    metric.update(torch.tensor(real), real=True)
+    metric.update(torch.tensor(fake), real=False)
     return max(0.0, float(metric.compute()))  # rounding can leave −1e-12 between equal sets
 
 

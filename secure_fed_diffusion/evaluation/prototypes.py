@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 from secure_fed_diffusion.data.datasets import ImageSet
 from secure_fed_diffusion.errors import DataError
-from secure_fed_diffusion.evaluation.features import embed
+from secure_fed_diffusion.evaluation.features import Extractor, embed
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,7 +43,7 @@ def nearest_prototype(features: Floats, prototypes: Floats) -> npt.NDArray[np.in
 
 
 def prototype_accuracy(
-    extractor: nn.Module, synthetic: ImageSet, real_test: ImageSet, n_classes: int
+    extractor: Extractor, synthetic: ImageSet, real_test: ImageSet, n_classes: int
 ) -> float:
     """Return the share of `real_test` that the prototypes of `synthetic` classify rightly, in [0, 1]."""
     prototypes = class_prototypes(embed(extractor, synthetic.images), synthetic.labels, n_classes)

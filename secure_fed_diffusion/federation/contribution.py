@@ -74,7 +74,7 @@ class Contributor:
         return np.flatnonzero(poisson_sample(len(self.images), rate, self.coins))
 
     def _prototypes(self, release: Release) -> Integers:
-        """Per-class sums and counts of a sample; with the client as the unit, of the mean over its records."""
+        """Per-class sums and counts of a sample; with the client as the unit, of its mean record."""
         if release.mechanism.unit == "client":
             rows = prototype_rows(self.images, self.plan.n_classes, release.grid.clip_norm)
             return release.grid.round(rows.mean(axis=0, keepdims=True))[0]

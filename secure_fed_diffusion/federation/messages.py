@@ -49,7 +49,9 @@ class Announcement:
             FrameError: wrong length, another model's size, or a weight that is no number.
         """
         if len(frame) != _HEADER.size + 4 * dimension or frame[0] != ANNOUNCE:
-            raise FrameError(f"expected {_HEADER.size + 4 * dimension} bytes of announcement, got {len(frame)}")
+            raise FrameError(
+                f"expected {_HEADER.size + 4 * dimension} bytes of announcement, got {len(frame)}"
+            )
         _, number, attempt, length = _HEADER.unpack_from(frame)
         if length != dimension:
             raise FrameError(f"expected a model of {dimension} parameters, got {length}")

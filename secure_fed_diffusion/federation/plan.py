@@ -326,7 +326,7 @@ def _schedule(
     rounds = []
     for number, name in enumerate(names, start=1):
         ties = rng.permutation(federation.clients)
-        order = sorted(range(federation.clients), key=lambda c: (counts[name][c], ties[c]))  # noqa: B023
+        order = sorted(range(federation.clients), key=lambda c: (counts[name][c], ties[c]))
         cohort = tuple(sorted(order[: federation.clients_per_round]))
         counts[name][list(cohort)] += 1
         rounds.append(Round(number=number, release=name, cohort=cohort))

@@ -197,7 +197,9 @@ class Run:
             "statement": STATEMENT[self.plan.mode].format(colluders=self.plan.federation.colluders),
         }
         load_flat(self.server.model, self.server.average.average)
-        save_pipeline(self.server.model, self.settings.diffusion, self.settings.model.patch, self.folder.model)
+        save_pipeline(
+            self.server.model, self.settings.diffusion, self.settings.model.patch, self.folder.model
+        )
         self.folder.write_json("summary.json", summary)
         return summary
 
@@ -361,4 +363,3 @@ def _cut_metrics(folder: Folder, finished: int) -> None:
         fresh = folder.metrics.with_suffix(".new")
         fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         fresh.replace(folder.metrics)
-

@@ -134,9 +134,7 @@ class Server:
             total += discrete_gaussian(release.mechanism.server_stddev, len(total), self._entropy)
         return total
 
-    def apply(
-        self, total: npt.NDArray[np.int64], progress: Callable[[int, int], None] | None = None
-    ) -> None:
+    def apply(self, total: npt.NDArray[np.int64], progress: Callable[[int, int], None] | None = None) -> None:
         """Step the model along the sum; after the last class means, train on them."""
         release = self._release
         if release.name == "prototypes":
@@ -168,9 +166,7 @@ class Server:
             noise_stddev=mechanism.draw_stddev * np.sqrt(draws) / release.grid.scale,
         )
 
-    def _warm_up(
-        self, means: npt.NDArray[np.float32], progress: Callable[[int, int], None] | None
-    ) -> None:
+    def _warm_up(self, means: npt.NDArray[np.float32], progress: Callable[[int, int], None] | None) -> None:
         warmup = self._plan.warmup
         train_on_means(
             self.model,

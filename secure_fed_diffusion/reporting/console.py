@@ -23,15 +23,16 @@ from rich.text import Text
 from secure_fed_diffusion.reporting.wording import (
     adversary,
     bound,
-    delta_text,
     epsilon_text,
     figure_text,
     metric_name,
     number,
     percent_text,
     pick,
+    terms,
 )
 
+_WIDE_COLUMNS = 120  # below it the bar would have no room beside the whole sentence
 _PLAIN_LINES = 20  # a log of a run of any length stays on one screen
 
 
@@ -70,8 +71,9 @@ class RunProgress:
         index = int(record["round"])
         facts = _facts(record)
         if self._live:
+            shown = facts if self._console.width >= _WIDE_COLUMNS else _short_facts(record)
             label = "warm-up" if index == 0 else f"round {index}/{self._total}"
-            self._live.update(self._task, completed=index, description=label, facts=facts)
+            self._live.update(self._task, completed=index, description=label, facts=shown)
         evaluated = _metrics_text(record)
         if evaluated:
             facts = f"{facts} · {evaluated}"
@@ -102,7 +104,7 @@ def epsilon_table(
     `epsilon` is `{view: {"pld": float | None, "rdp": float | None}}`; None means no guarantee.
     """
     console = console or Console()
-    head = f"ε at δ = {delta_text(delta)}, unit: {unit or 'not stated'}, relation: {relation or 'not stated'}"
+    head = f"ε at {terms(delta, unit, relation)}"
     rows = [
         (
             view,
@@ -145,6 +147,20 @@ def _facts(record: Mapping[str, Any]) -> str:
         facts.append(f"hold-out loss {figure_text(loss)}")
     if isinstance(record.get("cohort"), list):
         facts.append(f"survivors {len(record.get('survivors') or ())}/{len(record['cohort'])}")
+    return " · ".join(facts)
+
+
+def _short_facts(record: Mapping[str, Any]) -> str:
+    spent, _ = bound(record.get("epsilon"), record.get("guard_view"))
+    budget = number(record.get("budget_epsilon"))
+    facts = [
+        "no privacy" if spent is None else f"ε {epsilon_text(spent)}" + (f"/{budget:g}" if budget else "")
+    ]
+    loss = number(record.get("holdout_loss"))
+    if loss is not None:
+        facts.append(f"hold-out {figure_text(loss)}")
+    if isinstance(record.get("cohort"), list):
+        facts.append(f"{len(record.get('survivors') or ())}/{len(record['cohort'])}")
     return " · ".join(facts)
 
 

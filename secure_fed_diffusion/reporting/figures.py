@@ -85,8 +85,7 @@ def privacy_figure(run: RunFolder) -> Figure | None:
             f" against {adversary_name(run.guard_view or '')}"
         ),
         caption=(
-            f"ε by {accountant} at δ = {delta_text(run.fact('delta'))}, unit: {run.fact('unit')}, relation:"
-            f" {run.fact('relation')}; each line is one view. "
+            f"ε by {accountant} at {run.terms}; each line is one view. "
             + (f"No guarantee at all for: {', '.join(unbounded)}." if unbounded else "")
         ),
         panels=(paint_panel(paint, title="Privacy spent, by round", keys=tuple(keys)),),

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from secure_fed_diffusion.errors import RunError
-from secure_fed_diffusion.reporting.wording import bound, colluders, number
+from secure_fed_diffusion.reporting.wording import bound, colluders, number, terms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +73,11 @@ class RunFolder:
             *self.epsilon,
         ]
         return next((view for view in candidates if bound(self.epsilon, view)[0] is not None), None)
+
+    @property
+    def terms(self) -> str:
+        """Return δ, unit and relation of every ε of this run, in words."""
+        return terms(self.fact("delta"), self.fact("unit"), self.fact("relation"))
 
     @property
     def budget(self) -> float | None:

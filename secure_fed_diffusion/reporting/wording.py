@@ -174,12 +174,9 @@ def unit_text(unit: Any) -> str:
     return _UNITS.get(str(unit), str(unit or "a unit that was not stated"))
 
 
-def qualified(epsilon: Any, *, delta: Any, unit: Any, relation: Any, view: Any, accountant: str) -> str:
-    """Return an ε with everything that it means nothing without."""
-    return (
-        f"ε = {epsilon_text(epsilon)} (δ = {delta_text(delta)}, unit: {unit or 'not stated'}, relation:"
-        f" {relation or 'not stated'}, view: {view or 'not stated'}, accountant: {accountant})"
-    )
+def terms(delta: Any, unit: Any, relation: Any) -> str:
+    """Return what an ε means nothing without, beside its view and accountant."""
+    return f"δ = {delta_text(delta)}, unit: {unit or 'not stated'}, relation: {relation or 'not stated'}"
 
 
 def meaning(epsilon: float, *, delta: Any, unit: Any, relation: Any, view: str) -> str:

@@ -63,6 +63,12 @@ class Graph:
             return len(present)
         return sum(holder in present for holder in (client_id, *self.neighbours(client_id)))
 
+    def viable(self, present: frozenset[int], threshold: int) -> frozenset[int]:
+        """Drop from `present` those with fewer holders in it than `threshold`, until none is left to drop."""
+        while lost := frozenset(v for v in present if self.n_holders(v, present) < threshold):
+            present -= lost
+        return present
+
     def is_connected(self, present: npt.NDArray[np.bool_]) -> bool:
         """Tell whether the clients in `present`, shape (cohort,), form one piece of the graph.
 

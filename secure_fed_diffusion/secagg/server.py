@@ -254,12 +254,9 @@ class Server:
         return owners
 
     def _viable(self, phase: str, present: frozenset[int]) -> frozenset[int]:
-        """Leave out those with fewer holders than the threshold, until none is left to leave out."""
+        """Leave out those whose secrets could not be recovered, if enough clients remain."""
         self._require_enough(phase, len(present))
-        threshold, graph = self.session.params.threshold, self.session.graph
-        viable = present
-        while lost := frozenset(v for v in viable if graph.n_holders(v, viable) < threshold):
-            viable -= lost
+        viable = self.session.graph.viable(present, self.session.params.threshold)
         self._require_enough(phase, len(viable), "clients with enough holders")
         self._require_connected(phase, viable)
         return viable

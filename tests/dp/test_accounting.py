@@ -210,6 +210,12 @@ def test_corrections_are_charged_as_the_theorem_says() -> None:
     assert accounting._with_corrections(cost, 1e-5, 0.0, 1e-9) == math.inf
 
 
+def test_the_samplers_own_distance_is_charged() -> None:
+    costs = [epsilon({shares(8192.0, dimension=d): 40}, delta=DELTA, view=SUM) for d in (1, 10**65, 10**70)]
+    assert costs[0] < costs[1] - 1e-4
+    assert costs[2] == math.inf
+
+
 def test_a_new_count_is_cheap_after_the_first() -> None:
     step = gaussian(1.37, 0.09)
     epsilon({step: 1}, delta=DELTA, view=MODEL)

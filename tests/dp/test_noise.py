@@ -146,6 +146,16 @@ def test_the_coin_is_rounded_down_never_up() -> None:
     assert not poisson_sample(10_000, 2.0**-65).any()
 
 
+def test_a_coin_that_equals_the_rate_stays_out() -> None:
+    key = bytes(32)
+    words = np.frombuffer(Keystream(key).read(800_000), dtype=np.uint64)
+    record = int(np.flatnonzero(words & np.uint64(0x7FF) == 0)[0])  # 53 bits: a float64 holds it exactly
+    rate = int(words[record]) / 2**64
+    sample = poisson_sample(len(words), rate, lambda n_bytes: key[:n_bytes])
+    assert not sample[record]
+    assert sample.sum() == (words < words[record]).sum()
+
+
 def test_a_rate_of_one_leaves_nobody_out() -> None:
     assert poisson_sample(1_000, 1.0).all()
 

@@ -65,7 +65,7 @@ def test_the_batch_size_does_not_move_the_features():
 
 @pytest.mark.parametrize("images", [np.zeros((2, 1, 8, 8)), np.zeros((2, 1, 28, 28), dtype=np.uint8)])
 def test_images_of_another_type_or_size_are_refused(images):
-    with pytest.raises(DataError, match="expected uint8 images"):
+    with pytest.raises(DataError, match="lenet32_digits takes uint8 images"):
         embed(load_extractor("digits"), images)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
 from secure_fed_diffusion.data.datasets import ImageSet
@@ -10,7 +11,13 @@ from secure_fed_diffusion.evaluation.prototypes import class_prototypes, nearest
 
 
 class Pixels(nn.Module):
+    name = "pixels"
+    image_shape = (1, 1, 2)
     num_features = 2
+
+    def __init__(self):
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(()))  # tells the device
 
     def forward(self, images):
         return images.flatten(1)

@@ -12,7 +12,7 @@ from secure_fed_diffusion.evaluation.tstr import dpdm_cnn, train_synthetic_test_
 
 @pytest.fixture(scope="module")
 def digits():
-    return load(DataSettings(name="digits", train_limit=600))
+    return load(DataSettings(name="digits", train_limit=1000))
 
 
 def test_real_digits_teach_and_digits_with_shuffled_labels_do_not(digits):

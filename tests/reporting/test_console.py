@@ -66,6 +66,16 @@ def test_a_terminal_shows_a_bar_with_epsilon_loss_and_survivors() -> None:
     assert "of 10 (sum_c1, PLD)" in text
 
 
+def test_a_narrow_terminal_keeps_epsilon_loss_and_survivors_on_one_line() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=80, color_system=None)
+    with RunProgress(40, console=console) as progress:
+        progress.round(record(4, rounds=40, mode="distributed"))
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).strip().splitlines()[-1]
+    assert "round 4/40" in last
+    assert "ε 3.48/10 · hold-out 0.718 · 5/6" in last
+
+
 def test_a_run_without_privacy_says_so_on_every_line() -> None:
     console, stream = _log()
     with RunProgress(3, console=console) as progress:

@@ -135,6 +135,18 @@ def test_survivors_whose_graph_fell_apart_are_not_summed() -> None:
         secagg.simulate(session.params, make_vectors(session), dropouts=gone, session=session)
 
 
+def test_a_client_whose_holders_are_too_few_is_left_out_and_the_others_go_on() -> None:
+    session = make_session(make_params(20, 3, n_neighbours=4))
+    ring = session.graph._ring
+    gone = {ring[1], ring[2], ring[-1]}  # of the four neighbours of ring[0] one is left
+    for phase in ("advertise", "share_keys"):
+        vectors = make_vectors(session)
+        dropouts = dict.fromkeys(gone, phase)
+        result = secagg.simulate(session.params, vectors, dropouts=dropouts, session=session)
+        assert set(result.survivors) == set(session.cohort) - gone - {ring[0]}
+        assert np.array_equal(result.total, plain_sum(session, vectors, result.survivors))
+
+
 def test_the_transcript_holds_every_frame_in_order() -> None:
     params = make_params(5, 4)
     result = secagg.simulate(params, make_vectors(make_session(params)), dropouts={3: "masked_input"})

@@ -1,0 +1,41 @@
+# `make run` and `make test` need Python 3.11 or newer and nothing else; they make .venv once and reuse it.
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+OUT ?= runs/quickstart
+
+.PHONY: run test test-slow check venv wheel clean
+
+venv: $(READY)
+
+# The stamp is written last, so an interrupted installation is done again.
+$(READY): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@
+
+# The main job: scikit-learn's digits, federated, private, masked; ends with the path of the report.
+run: $(READY)
+	$(BIN)/sfd run experiments/quickstart/config.toml --out $(OUT) $(RUN_ARGS)
+
+test: check
+	$(BIN)/python -m pytest
+
+# What takes longer than the test command may; its last result is in tests/SLOW.md.
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+wheel: $(READY)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
