@@ -51,7 +51,7 @@ class Keystream:
 
     def fill(self, out: npt.NDArray[Any]) -> None:
         """Overwrite the C-contiguous array `out` with the next `out.nbytes` of the stream."""
-        target = memoryview(out.reshape(-1).view(np.uint8))
+        target = out.reshape(-1).view(np.uint8).data
         for start in range(0, len(target), _CHUNK_BYTES):
             piece = target[start : start + _CHUNK_BYTES]
             self._encryptor.update_into(self._zeros[: len(piece)], piece)

@@ -122,7 +122,7 @@ class Objective:
     def loss_one(
         self, denoise: Callable[..., Any], x0: Tensor, label: Tensor, t: Tensor, eps: Tensor
     ) -> Tensor:
-        """Return ONE record's loss over its K draws: x0 (c, h, w), label (), t (K,), eps (K, c, h, w) -> ()."""
+        """Return ONE record's mean loss over K draws: x0 (c, h, w), label (), t (K,), eps (K, c, h, w)."""
         k = t.shape[0]
         return self.losses(denoise, x0.expand(k, *x0.shape), label.expand(k), t, eps).mean()
 

@@ -21,6 +21,8 @@ from secure_fed_diffusion.errors import ConfigError
 
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D", "KDownBlock2D")
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D", "KUpBlock2D")
+WIDE_BLOCKS = ("KDownBlock2D", "KUpBlock2D", "AttnSkipDownBlock2D", "AttnSkipUpBlock2D")
+WIDE_GROUP = 32  # diffusers fixes the size or the number of their normalisation groups at 32
 RGB_DOWN_BLOCKS = ("SkipDownBlock2D", "AttnSkipDownBlock2D")
 RGB_UP_BLOCKS = ("SkipUpBlock2D", "AttnSkipUpBlock2D")
 TIME_EMBEDDINGS = ("positional", "fourier", "learned")
@@ -76,6 +78,11 @@ class ModelSettings:
                         f"{block!r} has no proven per-example gradient; expected one of "
                         f"{', '.join(allowed)} (with 3 channels also {', '.join(rgb_only)})",
                         key=f"model.{field}",
+                    )
+                if block in WIDE_BLOCKS and any(width % WIDE_GROUP for width in self.channels):
+                    raise ConfigError(
+                        f"{block} needs widths that are multiples of {WIDE_GROUP}, got {list(self.channels)}",
+                        key="model.channels",
                     )
 
     def blocks(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -23,7 +23,8 @@ from secure_fed_diffusion.training.vectors import load_flat
 
 HOLDOUT_RECORDS = 256
 GRID_COLUMNS = 10
-_GRID_SCALE = 112  # a cell of the grid is at least this many pixels high
+_CELL_PIXELS = 56  # height of an image in the grid, in whole multiples of its own
+_GAP_PIXELS, _GAP_GREY = 4, 96
 
 
 class Assessment:
@@ -68,10 +69,10 @@ class Assessment:
         ]
         return float(torch.stack(losses).mean())
 
-    def synthesize(self, weights: Tensor, n: int, seed: int) -> ImageSet:
-        """Draw `n` images, the classes in turn."""
+    def synthesize(self, weights: Tensor, seed: int) -> ImageSet:
+        """Draw `n` images in the public split's mix of classes: the private mix would be a release."""
         load_flat(self._model, weights)
-        labels = np.arange(n) % self._dataset.n_classes
+        labels = self._evaluator.sample_labels()
         images = sample(
             self._model,
             labels,
@@ -84,25 +85,29 @@ class Assessment:
 
     def measure(self, weights: Tensor, *, grid: Path, last: bool, seed: int) -> dict[str, float]:
         """Sample, write a PNG grid (one row a class) to `grid`, and return the metrics by name."""
-        evaluation = self._settings.evaluation
-        synthetic = self.synthesize(weights, evaluation.samples, seed)
+        synthetic = self.synthesize(weights, seed)
         write_grid(synthetic, self._dataset.n_classes, grid)
-        return self._evaluator.measure(synthetic, with_tstr=last or evaluation.tstr_each)
+        return self._evaluator.measure(synthetic, with_tstr=last or self._settings.evaluation.tstr_each)
 
 
 def write_grid(images: ImageSet, n_classes: int, path: Path) -> None:
     """Write a PNG with one row a class and up to ten columns, enlarged to whole pixels."""
     _, colours, height, width = images.images.shape
     columns = min(GRID_COLUMNS, max(1, len(images) // n_classes))
-    canvas = np.zeros((n_classes * height, columns * width, colours), dtype=np.uint8)
+    factor = max(1, _CELL_PIXELS // height)
+    cell_height, cell_width = height * factor + _GAP_PIXELS, width * factor + _GAP_PIXELS
+    canvas = np.full(
+        (n_classes * cell_height + _GAP_PIXELS, columns * cell_width + _GAP_PIXELS, colours),
+        _GAP_GREY,
+        np.uint8,
+    )
     for label in range(n_classes):
         for column, index in enumerate(np.flatnonzero(images.labels == label)[:columns]):
-            cell = images.images[index].transpose(1, 2, 0)
-            canvas[label * height : (label + 1) * height, column * width : (column + 1) * width] = cell
-    picture = Image.fromarray(canvas[..., 0] if colours == 1 else canvas)
-    factor = max(1, _GRID_SCALE // height // 2)
+            cell = images.images[index].transpose(1, 2, 0).repeat(factor, axis=0).repeat(factor, axis=1)
+            top, left = label * cell_height + _GAP_PIXELS, column * cell_width + _GAP_PIXELS
+            canvas[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(path)
+    Image.fromarray(canvas[..., 0] if colours == 1 else canvas).save(path)
 
 
 def draw_grid(model: Path, path: Path, *, per_class: int, seed: int) -> int:

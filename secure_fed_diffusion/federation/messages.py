@@ -48,10 +48,9 @@ class Announcement:
         Raises:
             FrameError: wrong length, another model's size, or a weight that is no number.
         """
-        if len(frame) != _HEADER.size + 4 * dimension or frame[0] != ANNOUNCE:
-            raise FrameError(
-                f"expected {_HEADER.size + 4 * dimension} bytes of announcement, got {len(frame)}"
-            )
+        expected = _HEADER.size + 4 * dimension
+        if len(frame) != expected or frame[0] != ANNOUNCE:
+            raise FrameError(f"expected an announcement of {expected} bytes, got {len(frame)}")
         _, number, attempt, length = _HEADER.unpack_from(frame)
         if length != dimension:
             raise FrameError(f"expected a model of {dimension} parameters, got {length}")

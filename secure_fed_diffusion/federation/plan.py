@@ -285,8 +285,8 @@ def _calibrated(plan: Plan, build: Callable[[float], Mapping[ReleaseName, Releas
         )
     except PrivacyError as error:
         raise PrivacyError(
-            f"privacy.epsilon={plan.privacy.epsilon} cannot be met: {error}; raise it, raise "
-            f"warmup.noise_multiplier={plan.warmup.noise_multiplier}, or lower warmup.draws={plan.warmup.draws}"
+            f"privacy.epsilon={plan.privacy.epsilon} cannot be met: {error}; raise it, or spend less on the "
+            f"warm-up: warmup.noise_multiplier={plan.warmup.noise_multiplier}, draws={plan.warmup.draws}"
         ) from error
 
 

@@ -104,6 +104,7 @@ class Run:
     engine: Engine
     ledger: Ledger
     assessment: Assessment
+    class_names: tuple[str, ...]
     finished_round: int
 
     def execute(self, observer: Observer) -> dict[str, Any]:
@@ -181,6 +182,7 @@ class Run:
             "noise_overhead": self.plan.noise_overhead,
             "floor": self.assessment.floor,
             "metrics": metrics,
+            "class_names": list(self.class_names),
             "clients": self.plan.federation.clients,
             "clients_per_round": self.plan.federation.clients_per_round,
             "colluders": self.plan.federation.colluders,
@@ -321,6 +323,7 @@ def prepare(
         engine=InProcessEngine(handlers, _rehearsed(settings)),
         ledger=ledger,
         assessment=assessment,
+        class_names=tuple(dataset.class_names),
         finished_round=finished,
     )
 

@@ -116,10 +116,10 @@ class PrivacySettings:
 
 def _check_common(settings: object, mode: str) -> None:
     """Check the fields that the mode tables share, where a table has them."""
-    for name in ("rounds", "local_epochs", "batch", "divisor"):
+    for name in ("rounds", "batch", "divisor", "micro_batch"):
         value = getattr(settings, name, 1)
         _require(value >= 1, f"modes.{mode}.{name}", ">= 1", value)
-    for name in ("learning_rate", "clip_norm"):
+    for name in ("learning_rate", "clip_norm", "local_epochs", "update_range"):
         value = getattr(settings, name, 1.0)
         _require(math.isfinite(value) and value > 0, f"modes.{mode}.{name}", "> 0", value)
     rate = getattr(settings, "sampling_rate", 1.0)
@@ -151,7 +151,7 @@ class LocalSettings:
     """`local`: `local_epochs / sampling_rate` steps of Opacus DP-SGD on each client, a round."""
 
     rounds: int = 10
-    local_epochs: int = 1
+    local_epochs: float = 1.0
     sampling_rate: float = 0.25
     divisor: int = 37  # public: what a client of expected size samples
     clip_norm: float = 0.05

@@ -111,7 +111,8 @@ def finding(records: Sequence[Mapping[str, Any]]) -> str:
     )
     if best is None:
         return f"Without noise, {name} is {_percent(_baseline(records, key))}; no private mode was measured"
-    return f"The best private mode, {best[1]} at ε = {best[2] or math.inf:.3g}, reaches {_percent(best[0])} {name}"
+    mode, epsilon = best[1], best[2] or math.inf
+    return f"The best private mode, {mode} at ε = {epsilon:.3g}, reaches {_percent(best[0])} {name}"
 
 
 def _draw(records: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Canvas:

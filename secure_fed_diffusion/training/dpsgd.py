@@ -71,7 +71,7 @@ class IntegerDPOptimizer(DPOptimizer):
 def private_step(
     model: nn.Module, optimizer: IntegerDPOptimizer, chunks: Iterable[Mapping[str, Tensor]]
 ) -> None:
-    """Take one DP-SGD step from the micro-batches' per-example gradients; an empty sample sends noise alone."""
+    """Take one DP-SGD step from micro-batches of per-example gradients; an empty sample means noise alone."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     nothing = {name: p.new_empty((0, *p.shape)) for name, p in parameters.items()}
     for gradients, last in _with_end(chunks, nothing):

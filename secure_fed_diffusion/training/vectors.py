@@ -44,7 +44,7 @@ def load_flat(model: nn.Module, weights: Tensor) -> None:
 
 def flat_rows(gradients: Mapping[str, Tensor]) -> Tensor:
     """Join {parameter: (n, *shape)} into rows (n, d)."""
-    return torch.cat([g.reshape(len(g), -1) for g in gradients.values()], dim=1)
+    return torch.cat([g.flatten(1) for g in gradients.values()], dim=1)
 
 
 def round_rows(rows: Tensor, grid: IntegerGrid) -> Tensor:
@@ -91,7 +91,7 @@ def _outside(rows: Tensor, bound: int) -> list[int]:
     """
     n, d = rows.shape
     whole = d - d % _BLOCK
-    blocks = torch.linalg.vector_norm(rows[:, :whole].reshape(n, -1, _BLOCK), dim=2).double()
+    blocks = torch.linalg.vector_norm(rows[:, :whole].reshape(n, d // _BLOCK, _BLOCK), dim=2).double()
     tail = torch.linalg.vector_norm(rows[:, whole:].double(), dim=1)
     norms = (blocks.square().sum(dim=1) + tail.square()).sqrt()
     near = torch.nonzero(norms > bound * (1 - 1e-4)).flatten().tolist()

@@ -99,8 +99,9 @@ def test_a_retry_after_later_rounds_is_charged_to_its_round(path: Path) -> None:
         for number in (2, 3):
             book.charge(0, round=number, attempt=1, mechanism="gradient")
     report = verify(path)
-    assert report.rounds[2]["sum_c1"]["pld"] > report.rounds[1]["sum_c1"]["pld"]
-    assert report.rounds[3]["sum_c1"]["pld"] > report.rounds[2]["sum_c1"]["pld"]
+    for number, gradients in ((1, 2), (2, 7), (3, 8)):
+        spent = {terms().mechanisms["gradient"]: gradients, terms().mechanisms["prototypes"]: 1}
+        assert report.rounds[number]["sum_c1"]["pld"] == epsilon(spent, delta=1e-5, view=SUM_1)
 
 
 def test_the_budget_refuses_before_anything_is_written(path: Path) -> None:
@@ -268,6 +269,36 @@ def test_a_line_that_is_none_is_named(path: Path, noise: bytes) -> None:
     with pytest.raises(LedgerError) as caught:
         verify(path)
     assert caught.value.line == 5
+
+
+def test_a_line_of_another_ledger_is_named(path: Path, tmp_path: Path) -> None:
+    fill(path)
+    other = tmp_path / "other.jsonl"
+    fill(other, run_id="another run")
+    lines = read(path)
+    rewrite(path, [*lines[:5], read(other)[5], *lines[6:]])
+    with pytest.raises(LedgerError, match="follow") as caught:
+        verify(path)
+    assert caught.value.line == 6
+
+
+def test_a_line_that_skips_a_number_is_named(path: Path) -> None:
+    fill(path)
+    entries, _ = chain.decode(path.read_bytes())
+    line, _ = chain.encode(entries[-1].fields, sequence=9, previous=entries[-2].digest)
+    rewrite(path, [*read(path)[:-1], line[:-1]])
+    with pytest.raises(LedgerError, match="expected line number 8") as caught:
+        verify(path)
+    assert caught.value.line == 9
+
+
+def test_a_line_in_another_form_of_the_same_meaning_is_named(path: Path) -> None:
+    fill(path)
+    lines = read(path)
+    rewrite(path, [*lines[:3], lines[3].replace(b'":', b'": ', 1), *lines[4:]])
+    with pytest.raises(LedgerError) as caught:
+        verify(path)
+    assert caught.value.line == 4
 
 
 def forge(path: Path, line: int, **changes: object) -> None:

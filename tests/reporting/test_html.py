@@ -115,13 +115,15 @@ def test_every_section_is_there(report: tuple[str, Page]) -> None:
         "Samples, one row a class",
         "What the server saw, and what it never saw",
         "What is not claimed",
-        "sfd audit DIR",
+        "sfd audit DIR --head HEAD",
         "sfd run DIR/config.toml",
         "Configuration",
         "Round by round: 41 lines",
         "7 before masked_input",
         "[privacy.distributed]",
         "1.12 × what was needed",
+        "holds againstThe server together with 1 of the clients",
+        "5f5f5f: keep it elsewhere",
     ):
         assert words in text, words
 

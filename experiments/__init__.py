@@ -1,0 +1,1 @@
+"""Experiments: one folder each; they import the package, never the other way."""

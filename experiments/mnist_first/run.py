@@ -1,0 +1,112 @@
+"""Run MNIST once in each of the five modes and write `results.json` and the figure beside this file.
+
+    SFD_DATA_DIR=/path/to/data python -m experiments.mnist_first.run [--out runs/mnist_first] [--set ...]
+
+Modes run two at a time, one thread each.  A mode whose folder has a finished run is not run again, so a
+stopped call goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from secure_fed_diffusion.federation.settings import MODES
+from secure_fed_diffusion.reporting.tradeoff import plot_results
+
+HERE = Path(__file__).parent
+LONGEST_FIRST = ("local", "distributed", "central", "none", "client")
+
+
+def run_mode(mode: str, out: Path, overrides: list[str]) -> dict[str, Any]:
+    """Run one mode in its own process, or take up its finished or stopped run; return its summary."""
+    folder = out / mode
+    if (folder / "summary.json").exists():
+        return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    command = [sys.executable, "-m", "secure_fed_diffusion.cli", "run", str(HERE / "config.toml")]
+    command += ["--out", str(folder), "--json", "--set", f"privacy.mode={mode}"]
+    for override in overrides:
+        command += ["--set", override]
+    if (folder / "ledger.jsonl").exists():
+        command.append("--resume")
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"mode {mode} ended with status {done.returncode}; its message is above")
+    print(f"{mode}: done", flush=True)
+    return json.loads(done.stdout)
+
+
+def record(summary: dict[str, Any], repetition: int) -> dict[str, Any]:
+    """Return one flat record of `results.json`."""
+    guard = summary["epsilon"][summary["guard_view"]]
+    views = {f"epsilon_{view}": bounds["pld"] for view, bounds in summary["epsilon"].items()}
+    return {
+        "mode": summary["mode"],
+        "epsilon": summary["target_epsilon"],
+        "epsilon_spent": guard["pld"],
+        "epsilon_spent_rdp": guard["rdp"],
+        **views,
+        "delta": summary["delta"],
+        "unit": summary["unit"],
+        "relation": summary["relation"],
+        "view": summary["guard_view"],
+        "clients": summary["clients"],
+        "repetition": repetition,
+        "rounds": summary["rounds"],
+        "noise_multiplier": summary["noise_multiplier"],
+        "noise_overhead": summary["noise_overhead"],
+        "parameters": summary["parameters"],
+        "bytes_up": summary["bytes_up"],
+        "seconds": summary["seconds"],
+        **summary["floor"],
+        **summary["metrics"],
+    }
+
+
+def machine() -> str:
+    """Say what computed the figures."""
+    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, CPU only"
+
+
+def commit() -> str:
+    """Return the commit that the figures were made at."""
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def main() -> None:
+    """Run all modes and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/mnist_first"))
+    parser.add_argument("--results", type=Path, default=HERE / "results.json")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+    with ThreadPoolExecutor(2) as pool:
+        runs = pool.map(lambda mode: run_mode(mode, arguments.out, arguments.overrides), LONGEST_FIRST)
+        summaries = {summary["mode"]: summary for summary in runs}
+    minutes = (time.perf_counter() - started) / 60
+    results = {
+        "command": "python -m experiments.mnist_first.run",
+        "commit": commit(),
+        "machine": machine(),
+        "minutes_of_this_call": round(minutes, 1),
+        "records": [record(summaries[mode], 0) for mode in MODES],
+    }
+    arguments.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    picture, _ = plot_results(arguments.results, arguments.results.with_name("figure.png"))
+    print(f"{arguments.results} and {picture}, {minutes:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()

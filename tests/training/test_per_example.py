@@ -1,0 +1,133 @@
+"""Per-example gradients of the whole U-Net against a one-example-at-a-time loop, block type by block type."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from secure_fed_diffusion.diffusion.objective import DiffusionSettings, Draws, Objective, draw
+from secure_fed_diffusion.diffusion.patches import model_shape
+from secure_fed_diffusion.diffusion.unet import (
+    DOWN_BLOCKS,
+    RGB_DOWN_BLOCKS,
+    RGB_UP_BLOCKS,
+    TIME_EMBEDDINGS,
+    UP_BLOCKS,
+    WIDE_BLOCKS,
+    ModelSettings,
+    build_unet,
+)
+from secure_fed_diffusion.training.per_example import Records, micro_batches, per_example_gradients
+
+K = 2
+DIFFUSION = DiffusionSettings(noise_multiplicity=K, timesteps=50)
+
+CASES = {
+    **{f"{down}+{up}": {"down": down, "up": up} for down, up in zip(DOWN_BLOCKS, UP_BLOCKS, strict=True)},
+    **{
+        f"{down}+{up}": {"down": down, "up": up, "colours": 3}
+        for down, up in zip(RGB_DOWN_BLOCKS, RGB_UP_BLOCKS, strict=True)
+    },
+    **{f"time embedding {name}": {"time_embedding": name} for name in TIME_EMBEDDINGS},
+    "no middle block": {"middle_block": False},
+    "two layers a block": {"layers_per_block": 2},
+    "patches of two": {"patch": 2},
+}
+
+
+def build(case: dict[str, object], dtype: torch.dtype) -> tuple[nn.Module, Objective, Records]:
+    case = dict(case)
+    colours = int(case.pop("colours", 1))
+    down, up = case.pop("down", None), case.pop("up", None)
+    channels = (32, 32) if down in WIDE_BLOCKS else (8, 16)
+    if down:
+        case |= {"down_blocks": (down, down), "up_blocks": (up, up)}
+    settings = ModelSettings(channels=channels, norm_groups=4, attention_head_dim=4, **case)
+    image = (colours, 8, 8)
+    model = build_unet(settings, image_shape=image, n_classes=3, n_timesteps=50, seed=1)
+    shape = model_shape(image, settings.patch)
+    generator = torch.Generator().manual_seed(2)
+    n = 3
+    draws = draw(DIFFUSION, shape, keys=[(record,) for record in range(n)])
+    images = torch.randn((n, *shape), generator=generator)
+    records = Records(
+        images.to(dtype), torch.tensor([0, 2, 1]), Draws(draws.timesteps, draws.noise.to(dtype))
+    )
+    model = model.double() if dtype is torch.float64 else model
+    return model.eval(), Objective(DIFFUSION), records
+
+
+def by_loop(model: nn.Module, objective: Objective, records: Records) -> list[dict[str, Tensor]]:
+    """Differentiate each record's loss by itself, each of its K draws by an own forward pass."""
+    rows = []
+    for i in range(len(records)):
+        model.zero_grad()
+        losses = [
+            objective.losses(
+                model,
+                records.images[i : i + 1],
+                records.labels[i : i + 1],
+                records.draws.timesteps[i, k : k + 1],
+                records.draws.noise[i, k : k + 1],
+            ).sum()
+            for k in range(K)
+        ]
+        (sum(losses) / K).backward()
+        rows.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    return rows
+
+
+@pytest.mark.parametrize(("dtype", "tolerance", "floor"), [("float64", 1e-10, 1e-6), ("float32", 1e-4, 1e-3)])
+@pytest.mark.parametrize("name", CASES)
+def test_every_parameter_agrees_with_a_loop_over_the_records(
+    name: str, dtype: str, tolerance: float, floor: float
+) -> None:
+    model, objective, records = build(CASES[name], getattr(torch, dtype))
+    together = per_example_gradients(model, objective, records)
+    for i, alone in enumerate(by_loop(model, objective, records)):
+        whole = torch.cat([g.flatten() for g in alone.values()]).norm()
+        assert whole > 0
+        assert set(alone) == set(together)
+        for parameter, expected in alone.items():
+            scale = max(float(expected.norm()), floor * float(whole))
+            assert float((together[parameter][i] - expected).norm()) <= tolerance * scale, parameter
+
+
+def test_the_losses_of_one_record_are_averaged_before_anything_else() -> None:
+    model, objective, records = build({}, torch.float64)
+    both = per_example_gradients(model, objective, records)
+    halves = []
+    for k in range(K):
+        draws = Draws(records.draws.timesteps[:, k : k + 1], records.draws.noise[:, k : k + 1])
+        halves.append(per_example_gradients(model, objective, Records(records.images, records.labels, draws)))
+    for name, gradient in both.items():
+        torch.testing.assert_close(gradient, (halves[0][name] + halves[1][name]) / 2, rtol=1e-8, atol=1e-12)
+
+
+def test_an_empty_batch_gives_rows_of_no_length() -> None:
+    model, objective, records = build({}, torch.float32)
+    none = torch.arange(0)
+    empty = Records(
+        records.images[none],
+        records.labels[none],
+        Draws(records.draws.timesteps[none], records.draws.noise[none]),
+    )
+    gradients = per_example_gradients(model, objective, empty)
+    assert {g.shape[0] for g in gradients.values()} == {0}
+    assert list(micro_batches(model, objective, empty, 4)) == []
+
+
+def test_a_record_s_gradient_does_not_depend_on_what_stands_beside_it() -> None:
+    model, objective, records = build({}, torch.float32)
+    whole = [g for chunk in micro_batches(model, objective, records, 16) for g in chunk.values()]
+    last = torch.tensor([2])
+    alone = Records(
+        records.images[last],
+        records.labels[last],
+        Draws(records.draws.timesteps[last], records.draws.noise[last]),
+    )
+    single = [g for chunk in micro_batches(model, objective, alone, 16) for g in chunk.values()]
+    # Within one micro-batch shape the kernels are the same; rows may still sit at another place in it.
+    for several, one in zip(whole, single, strict=True):
+        torch.testing.assert_close(several[2], one[0], rtol=1e-5, atol=1e-7)

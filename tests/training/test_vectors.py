@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from torch import nn
+
+from secure_fed_diffusion.dp.grid import IntegerGrid
+from secure_fed_diffusion.training.vectors import flatten, integer_sum, load_flat, round_rows
+
+ANY_FLOAT32 = st.floats(width=32, allow_nan=True, allow_infinity=True)
+
+
+def squares(rows: torch.Tensor) -> list[int]:
+    return [sum(int(v) ** 2 for v in row) for row in rows.double().tolist()]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 40)), elements=ANY_FLOAT32),
+    clip=st.floats(1e-3, 1e3),
+)
+def test_no_row_leaves_the_integer_ball_whatever_comes_in(rows: np.ndarray, clip: float) -> None:
+    grid = IntegerGrid.for_dimension(rows.shape[1], clip)
+    rounded = round_rows(torch.from_numpy(rows.copy()), grid)
+    assert torch.equal(rounded, rounded.round())
+    assert max(squares(rounded)) <= grid.norm_bound**2
+    broken = ~np.isfinite(rows).all(axis=1)
+    assert not rounded[torch.from_numpy(broken)].any()
+
+
+def test_rows_at_the_edge_of_the_ball_are_truncated_and_stay_inside() -> None:
+    # Δ = 64 in 3 dimensions; rounding to nearest would leave the ball for many of these rows
+    grid = IntegerGrid.for_dimension(3, clip_norm=1.0)
+    rows = torch.from_numpy(np.random.default_rng(0).normal(size=(5000, 3)).astype(np.float32) * 100)
+    assert max(squares(round_rows(rows, grid))) <= grid.norm_bound**2
+
+
+def test_a_typical_gradient_keeps_its_direction_and_its_length() -> None:
+    grid = IntegerGrid.for_dimension(50_000, clip_norm=0.1)
+    rows = torch.from_numpy(np.random.default_rng(1).normal(size=(4, 50_000)).astype(np.float32))
+    rounded = round_rows(rows.clone(), grid)
+    cosine = nn.functional.cosine_similarity(rows.double(), rounded.double())
+    assert float(cosine.min()) >= 0.9998
+    lengths = rounded.double().norm(dim=1) / grid.norm_bound
+    assert 0.999 < float(lengths.min()) <= float(lengths.max()) <= 1.0
+
+
+def test_torch_and_numpy_round_alike() -> None:
+    grid = IntegerGrid.for_dimension(1000, clip_norm=2.0)
+    rows = np.random.default_rng(2).normal(size=(20, 1000)).astype(np.float32)
+    ours = round_rows(torch.from_numpy(rows.copy()), grid).numpy()
+    theirs = grid.round(rows.astype(np.float64))
+    # float32 against float64 before the rounding: a few coordinates sit on the fence
+    assert np.abs(ours - theirs).max() <= 1
+    assert (ours != theirs).mean() < 1e-3
+
+
+def test_a_row_does_not_depend_on_the_others() -> None:
+    grid = IntegerGrid.for_dimension(100, clip_norm=1.0)
+    rows = torch.from_numpy(np.random.default_rng(3).normal(size=(8, 100)).astype(np.float32))
+    together = round_rows(rows.clone(), grid)
+    alone = torch.cat([round_rows(rows[i : i + 1].clone(), grid) for i in range(8)])
+    assert torch.equal(together, alone)
+
+
+def test_one_record_moves_the_sum_by_its_own_integer_vector() -> None:
+    grid = IntegerGrid.for_dimension(600, clip_norm=0.5)
+    rows = torch.from_numpy(np.random.default_rng(4).normal(size=(10, 600)).astype(np.float32))
+    chunks = [{"w": rows[:5].clone()}, {"w": rows[5:].clone()}]
+    without = [{"w": rows[:5].clone()}, {"w": rows[5:9].clone()}]
+    moved = integer_sum(chunks, grid, 600) - integer_sum(without, grid, 600)
+    assert 0 < int((moved**2).sum()) <= grid.norm_bound**2
+
+
+def test_an_empty_sample_sums_to_zero() -> None:
+    assert not integer_sum([], IntegerGrid.for_dimension(7, clip_norm=1.0), 7).any()
+
+
+def test_weights_survive_the_way_through_a_vector() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    weights = flatten(model)
+    load_flat(model, weights * 2)
+    assert torch.equal(flatten(model), weights * 2)
+    with pytest.raises(ValueError, match="expected 26 weights, got 27"):
+        load_flat(model, torch.cat([weights, weights[:1]]))
