@@ -26,6 +26,7 @@ import numpy as np
 
 from secure_fed_diffusion import secagg
 from secure_fed_diffusion.diffusion.objective import DiffusionSettings
+from secure_fed_diffusion.dp.accounting import epsilon
 from secure_fed_diffusion.dp.calibration import calibrate
 from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.dp.mechanism import INNER_STDDEV, Mechanism, View
@@ -275,6 +276,17 @@ def _calibrated(plan: Plan, build: Callable[[float], Mapping[ReleaseName, Releas
             release.mechanism: most[name] for name, release in build(multiplier).items() if most[name] > 0
         }
 
+    warm_up = {
+        release.mechanism: most[name]
+        for name, release in plan.releases.items()
+        if name == "prototypes" and most[name] > 0
+    }
+    alone = epsilon(warm_up, delta=plan.privacy.delta, view=plan.guard, accountant=plan.privacy.accountant)
+    if alone >= plan.privacy.epsilon:  # no noise on the training could make up for it
+        raise PrivacyError(
+            f"privacy.epsilon={plan.privacy.epsilon} cannot be met: the warm-up alone costs {alone:.3g}; raise "
+            f"warmup.noise_multiplier={plan.warmup.noise_multiplier} or lower warmup.draws={plan.warmup.draws}"
+        )
     try:
         return calibrate(
             counts,

@@ -99,7 +99,8 @@ def _attempt(server: Server, engine: Engine, planned: Round, attempt: int) -> Ou
         except (SecureAggregationError, PrivacyError) as error:
             raise _with_reasons(error, tally.reasons | server.refused) from error
         tally.seconds["secure_aggregation"] += time.perf_counter() - started
-        tally.dropped |= dict.fromkeys(server.refused, phase)
+        for client_id in server.refused:
+            tally.dropped.setdefault(client_id, phase)
     started = time.perf_counter()
     total = server.total()
     tally.seconds["server"] = time.perf_counter() - started

@@ -16,6 +16,7 @@ from secure_fed_diffusion.diffusion.sampler import SamplerSettings
 from secure_fed_diffusion.diffusion.unet import ModelSettings
 from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.evaluation.settings import EvaluationSettings
+from secure_fed_diffusion.secagg.params import MAX_MODULUS_BITS, MIN_MODULUS_BITS
 
 Mode = Literal["none", "central", "local", "distributed", "client"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -97,6 +98,17 @@ class SecureSumSettings:
     threshold: int = 5
     n_neighbours: int | None = None
     modulus_bits: int | Literal["auto"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse rings that do not exist."""
+        bits = self.modulus_bits
+        _require(
+            bits == "auto" or MIN_MODULUS_BITS <= bits <= MAX_MODULUS_BITS,
+            "secagg.modulus_bits",
+            f'"auto" or {MIN_MODULUS_BITS} <= modulus_bits <= {MAX_MODULUS_BITS}',
+            bits,
+        )
+        _require(self.threshold >= 2, "secagg.threshold", ">= 2", self.threshold)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

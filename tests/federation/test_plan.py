@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from secure_fed_diffusion.dp.accounting import epsilon
+from secure_fed_diffusion.dp.mechanism import View
+from secure_fed_diffusion.errors import ConfigError, PrivacyError
+from secure_fed_diffusion.federation.plan import Plan, most_participations
+from tests.federation.small import federation, settings_for
+
+
+def plan(mode: str, *overrides: str) -> Plan:
+    return federation(settings_for(mode, *overrides)).plan
+
+
+@pytest.mark.parametrize("mode", ["central", "local", "distributed", "client"])
+def test_the_whole_plan_stays_in_its_budget_and_uses_it(mode: str) -> None:
+    it = plan(mode)
+    most = it.max_charges()
+    counts = {release.mechanism: most[name] for name, release in it.releases.items()}
+    spent = epsilon(counts, delta=it.privacy.delta, view=it.guard)
+    assert 0.98 * it.privacy.epsilon < spent <= it.privacy.epsilon
+
+
+def test_views_cost_more_the_more_they_see() -> None:
+    it = plan("distributed")
+    counts = {r.mechanism: it.max_charges()[name] for name, r in it.releases.items()}
+    cost = [
+        epsilon(counts, delta=1e-5, view=view)
+        for view in (
+            View(name="released_model"),
+            View(name="sum"),
+            View(name="sum", colluders=1),
+            View(name="sum", colluders=2),
+            View(name="raw_update"),
+        )
+    ]
+    assert cost == sorted(cost)
+    assert cost[1] < cost[2] < cost[3] < cost[4]
+
+
+def test_local_noise_is_the_raw_update_s_in_every_view() -> None:
+    it = plan("local")
+    multipliers = {it.releases["training"].mechanism.noise_multiplier(view) for view in it.views()}
+    assert len(multipliers) == 1
+
+
+def test_nothing_protects_mode_none() -> None:
+    it = plan("none")
+    assert it.budget_epsilon is None
+    assert {r.mechanism.noise_multiplier(v) for r in it.releases.values() for v in it.views()} == {0.0}
+
+
+def test_cohorts_are_public_balanced_and_the_same_for_everyone() -> None:
+    one, two = (
+        plan("distributed", "modes.distributed.rounds=12"),
+        plan("distributed", "modes.distributed.rounds=12"),
+    )
+    assert one.rounds == two.rounds
+    assert most_participations(one.rounds, "training") == math.ceil(12 * 5 / 6)
+    assert {len(planned.cohort) for planned in one.rounds} == {5}
+
+
+def test_the_noise_overhead_is_that_of_the_least_honest_survivors() -> None:
+    assert plan("distributed").noise_overhead == pytest.approx(math.sqrt(5 / 3))
+    assert plan("central").noise_overhead == 1.0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "words"),
+    [
+        (["secagg.threshold=6"], "secagg.threshold", "clients_per_round=5, got 6"),
+        (["secagg.threshold=3"], "secagg.threshold", "2 * threshold > holders + colluders = 5 + 1"),
+        (["federation.clients_per_round=7"], "federation.clients_per_round", "federation.clients=6, got 7"),
+        (["federation.min_survivors=3"], "federation.min_survivors", "secagg.threshold=4, got 3"),
+        (["federation.colluders=4"], "federation.colluders", "min_survivors=4, got 4"),
+        (["secagg.modulus_bits=16"], "secagg.modulus_bits", "bits, got 16"),
+        (["secagg.modulus_bits=65"], "secagg.modulus_bits", "<= 64, got 65"),
+    ],
+)
+def test_combinations_that_cannot_be_are_refused_by_name(overrides: list[str], key: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan("distributed", *overrides)
+    assert caught.value.key == key
+    assert words in str(caught.value)
+
+
+def test_float_updates_without_headroom_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"secagg\.modulus_bits"):
+        plan("none", "secagg.modulus_bits=30")
+
+
+def test_a_warm_up_that_spends_the_budget_alone_is_refused_before_any_work() -> None:
+    with pytest.raises(PrivacyError, match=r"privacy\.epsilon=0\.5 cannot be met"):
+        plan("distributed", "privacy.epsilon=0.5", "warmup.noise_multiplier=0.5")
+
+
+def test_the_ring_holds_a_large_sample_and_the_noise() -> None:
+    it = plan("distributed")
+    for release in it.releases.values():
+        worst = 1.5 * release.divisor * release.grid.norm_bound
+        worst += 12 * release.mechanism.share_stddev * math.sqrt(5)
+        assert worst < 2 ** (release.modulus_bits - 1)

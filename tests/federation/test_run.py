@@ -1,0 +1,206 @@
+"""Whole runs in a folder: all five modes, a kill, a resume, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secure_fed_diffusion import config
+from secure_fed_diffusion.dp.ledger import verify
+from secure_fed_diffusion.errors import ConfigError, LedgerError, RunError
+from secure_fed_diffusion.federation.run import Run, prepare, read_lines
+from secure_fed_diffusion.federation.settings import MODES
+from tests.federation.small import settings_for
+
+
+class Watcher:
+    """Remembers what it is told; `stop_after` plays Ctrl-C once that round is over."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.stop_after = stop_after
+
+    def round(self, record: dict[str, Any]) -> None:
+        self.records.append(record)
+        if record["round"] == self.stop_after:
+            raise KeyboardInterrupt
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def make(folder: Path, mode: str = "distributed", *overrides: str, resume: bool = False) -> Run:
+    settings = settings_for(mode, *overrides)
+    return prepare(settings, folder, config_text=config.dump(settings), resume=resume)
+
+
+def finish(run: Run, watcher: Watcher | None = None) -> dict[str, Any]:
+    try:
+        return run.execute(watcher or Watcher())
+    finally:
+        run.ledger.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_runs_from_one_configuration_by_one_key(mode: str, tmp_path: Path) -> None:
+    folder = tmp_path / mode
+    watcher = Watcher()
+    summary = finish(make(folder, mode), watcher)
+    assert summary["finished"]
+    assert summary["mode"] == mode
+    for name in ("config.toml", "ledger.jsonl", "metrics.jsonl", "server_view.json", "summary.json"):
+        assert (folder / name).stat().st_size > 0
+    assert (folder / "model" / "pipeline.py").exists()
+    assert config.load(folder / "config.toml") == settings_for(mode)
+    last = watcher.records[-1]
+    assert {"prototype_accuracy", "tstr_cnn", "fid_lenet32_digits", "holdout_loss"} <= set(last)
+    assert last["survivors"] == last["cohort"]
+    guard = last["epsilon"][last["guard_view"]]["pld"]
+    if mode == "none":
+        assert all(bound is None for view in last["epsilon"].values() for bound in view.values())
+    else:
+        assert 0 < guard <= 10.0
+    if mode == "central":  # its server reads the exact sum
+        assert last["epsilon"]["sum_c0"]["pld"] is None
+    report = verify(folder / "ledger.jsonl", head=summary["ledger_head"])
+    assert report.truncation_excluded
+    charged = len((folder / "ledger.jsonl").read_text().splitlines()) - 1
+    assert charged == sum(len(record["survivors"]) for record in watcher.records)
+
+
+def test_nothing_private_is_on_the_lines_that_people_see(tmp_path: Path) -> None:
+    watcher = Watcher()
+    finish(make(tmp_path / "run"), watcher)
+    allowed = {
+        *("round", "kind", "mode", "epsilon", "delta", "unit", "relation", "budget_epsilon", "guard_view"),
+        *("attempt", "cohort", "survivors", "dropped", "bytes_up", "bytes_down", "seconds", "holdout_loss"),
+        *("prototype_accuracy", "tstr_cnn", "fid_lenet32_digits"),
+    }
+    assert {key for record in watcher.records for key in record} <= allowed
+
+
+def test_frames_have_one_size_whatever_was_sampled(tmp_path: Path) -> None:
+    watcher = Watcher()
+    finish(make(tmp_path / "run", "distributed", "modes.distributed.rounds=3"), watcher)
+    assert len({record["bytes_up"] for record in watcher.records if record["kind"] == "gradient"}) == 1
+
+
+def test_an_interrupted_run_goes_on_with_the_same_ledger(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        finish(make(folder), Watcher(stop_after=2))
+    before = (folder / "ledger.jsonl").read_bytes()
+    resumed = make(folder, resume=True)
+    assert resumed.finished_round == 2
+    summary = finish(resumed)
+    assert summary["finished"]
+    assert (folder / "ledger.jsonl").read_bytes().startswith(before)
+    assert [line["round"] for line in read_lines(folder / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def test_a_round_that_left_before_the_kill_is_paid_for_twice(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = make(folder)
+
+    class Killed(BaseException):
+        pass
+
+    honest = run.server.apply
+
+    def die_in_round_two(total: object) -> None:
+        if run.finished_round == 1:
+            raise Killed
+        honest(total)
+
+    run.server.apply = die_in_round_two  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        finish(run)
+    watcher = Watcher()
+    summary = finish(make(folder, resume=True), watcher)
+    assert summary["finished"]
+    assert watcher.records[0]["round"] == 2
+    assert watcher.records[0]["attempt"] == 1
+    lines = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()[1:]]
+    attempts = {line["attempt"] for line in lines if line["round"] == 2}
+    assert attempts == {0, 1}
+    verify(folder / "ledger.jsonl", head=summary["ledger_head"])
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    head = finish(make(folder))["ledger_head"]
+    watcher = Watcher()
+    assert finish(make(folder, resume=True), watcher)["ledger_head"] == head
+    assert watcher.records == []
+
+
+def test_a_folder_that_holds_something_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunError, match="not empty"):
+        make(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_is_not_resumed_under_other_settings(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        finish(make(folder), Watcher(stop_after=1))
+    with pytest.raises(RunError, match="begun under other settings"):
+        make(folder, "distributed", "privacy.epsilon=20.0", resume=True)
+    with pytest.raises(RunError, match="no run to resume"):
+        make(tmp_path / "nowhere", resume=True)
+
+
+def test_two_processes_never_write_one_ledger(tmp_path: Path) -> None:
+    run = make(tmp_path / "run")
+    try:
+        with pytest.raises(RunError):
+            make(tmp_path / "run", resume=True)
+    finally:
+        run.ledger.close()
+
+
+def test_an_altered_line_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    finish(make(folder))
+    ledger = folder / "ledger.jsonl"
+    lines = ledger.read_text().splitlines(keepends=True)
+    ledger.write_text("".join(lines[:3] + lines[4:]))
+    with pytest.raises(LedgerError, match="line 4"):
+        verify(ledger)
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"run\.device"):
+        make(tmp_path / "run", "distributed", 'run.device="cuda"')
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_model_folder_loads_with_diffusers_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    finish(make(folder))
+    code = (
+        "import sys; from diffusers import DiffusionPipeline; d = sys.argv[1];"
+        "pipe = DiffusionPipeline.from_pretrained(d, custom_pipeline=d, trust_remote_code=True,"
+        " low_cpu_mem_usage=False);"
+        "print(len(pipe(class_labels=[0, 1, 2], num_inference_steps=2).images));"
+        "assert not any(name.startswith('secure_fed_diffusion') for name in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder / "model")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": ""},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "3"
