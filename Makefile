@@ -4,9 +4,9 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-OUT ?= runs/quickstart
+OUT ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: run test test-slow check venv wheel clean
+.PHONY: run test check venv clean
 
 venv: $(READY)
 
@@ -24,18 +24,11 @@ run: $(READY)
 test: check
 	$(BIN)/python -m pytest
 
-# What takes longer than the test command may; its last result is in tests/SLOW.md.
-test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
-
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-
-wheel: $(READY)
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
