@@ -20,7 +20,7 @@ from secure_fed_diffusion.entropy import Entropy, system
 from secure_fed_diffusion.errors import FrameError, PhaseError, PolicyError
 from secure_fed_diffusion.federation.contribution import Contributor
 from secure_fed_diffusion.federation.messages import ANNOUNCE, Announcement, encode_plain, unwrap
-from secure_fed_diffusion.federation.plan import Round
+from secure_fed_diffusion.federation.schedule import Round
 
 
 class Purse(Protocol):

@@ -22,8 +22,9 @@ from secure_fed_diffusion.diffusion.objective import Objective
 from secure_fed_diffusion.dp.noise import discrete_gaussian, poisson_sample
 from secure_fed_diffusion.entropy import Entropy, system
 from secure_fed_diffusion.federation.class_means import prototype_rows
-from secure_fed_diffusion.federation.plan import Plan, Release
-from secure_fed_diffusion.federation.settings import AveragingSettings, LocalSettings, StepSettings
+from secure_fed_diffusion.federation.plan import Plan
+from secure_fed_diffusion.federation.release import Release
+from secure_fed_diffusion.federation.settings import LocalSettings, StepSettings
 from secure_fed_diffusion.training.local import (
     ClientData,
     DrawKey,
@@ -100,15 +101,18 @@ class Contributor:
     ) -> npt.NDArray[np.uint64]:
         """Local epochs, and what they changed: clipped and noised as a whole (`client`), or encoded."""
         recipe = self.plan.recipe
+        if isinstance(recipe, StepSettings):
+            raise TypeError("a gradient step has no local epochs")
+        optimizer = LocalOptimizer(
+            optimizer=recipe.optimizer, learning_rate=recipe.learning_rate, prox_mu=recipe.prox_mu
+        )
         load_flat(self.model, torch.from_numpy(weights))
         if isinstance(recipe, LocalSettings):
             train_private(
                 self.model,
                 self.objective,
                 self.data,
-                LocalOptimizer(
-                    optimizer=recipe.optimizer, learning_rate=recipe.learning_rate, prox_mu=recipe.prox_mu
-                ),
+                optimizer,
                 steps=release.steps,
                 sampling_rate=release.mechanism.sampling_rate,
                 divisor=recipe.divisor,
@@ -119,14 +123,12 @@ class Contributor:
                 sampling_entropy=self.coins,
                 noise_entropy=self.entropy,
             )
-        elif isinstance(recipe, AveragingSettings):
+        else:
             train_plain(
                 self.model,
                 self.objective,
                 self.data,
-                LocalOptimizer(
-                    optimizer=recipe.optimizer, learning_rate=recipe.learning_rate, prox_mu=recipe.prox_mu
-                ),
+                optimizer,
                 epochs=recipe.local_epochs,
                 batch=recipe.batch,
                 key=key,

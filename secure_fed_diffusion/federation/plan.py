@@ -17,72 +17,32 @@ computationally bounded adversaries, for a server that follows the protocol (sem
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal
-
-import numpy as np
 
 from secure_fed_diffusion import secagg
 from secure_fed_diffusion.diffusion.objective import DiffusionSettings
 from secure_fed_diffusion.dp.accounting import epsilon
 from secure_fed_diffusion.dp.calibration import calibrate
-from secure_fed_diffusion.dp.grid import IntegerGrid
-from secure_fed_diffusion.dp.mechanism import INNER_STDDEV, Mechanism, View
+from secure_fed_diffusion.dp.mechanism import Mechanism, View
 from secure_fed_diffusion.dp.terms import Terms
 from secure_fed_diffusion.errors import ConfigError, PrivacyError
+from secure_fed_diffusion.federation.release import Release, ReleasePlanner
+from secure_fed_diffusion.federation.schedule import (
+    ReleaseName,
+    Round,
+    make_schedule,
+    most_participations,
+)
 from secure_fed_diffusion.federation.settings import (
-    AveragingSettings,
     FederationSettings,
-    LocalSettings,
     Mode,
     ModeSettings,
     ModesSettings,
     PrivacySettings,
     SecureSumSettings,
-    StepSettings,
     WarmupSettings,
 )
-from secure_fed_diffusion.secagg.params import MIN_MODULUS_BITS
-
-ReleaseName = Literal["prototypes", "training"]
-FLOAT_RING_BITS = 48  # updates that are no integers: 2^-20 of their range even under weights of 2^20
-MAX_RECORDS = 1 << 20  # most records a client may weigh with in FedAvg
-WRAP_STDDEVS = 12.0  # a coordinate of the noise is farther out with probability below 1e-32
-BATCH_SLACK = 1.5  # a Poisson sample this much above its expected size would wrap; see `Release.headroom`
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Release:
-    """A kind of sum: what its contributions are, and what one of them costs."""
-
-    name: ReleaseName
-    mechanism: Mechanism
-    steps: int  # uses of the mechanism in one charge
-    length: int  # coordinates of the sum, the weight of FedAvg included
-    grid: IntegerGrid  # of the clipped vectors
-    fixed_point: secagg.FixedPoint | None  # encodes updates that are not on the grid
-    modulus_bits: int
-    divisor: int  # public; what the sum is divided by
-
-    @property
-    def headroom(self) -> str:
-        """Say what the ring holds: a matter of correctness, never of privacy."""
-        return (
-            f"{self.modulus_bits} bits hold a sample {BATCH_SLACK} times its expected size with every record "
-            f"at its bound on one coordinate, and noise up to {WRAP_STDDEVS:.0f} standard deviations "
-            "(exceeded with probability below 1e-32 a coordinate)"
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
-    """One round: its number, counted from 1, what is summed, and who takes part."""
-
-    number: int
-    release: ReleaseName
-    cohort: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,16 +148,6 @@ class Plan:
         )
 
 
-def most_participations(rounds: tuple[Round, ...], release: str) -> int:
-    """Return the largest number of rounds of `release` that any one client takes part in."""
-    counts: dict[int, int] = {}
-    for planned in rounds:
-        if planned.release == release:
-            for client_id in planned.cohort:
-                counts[client_id] = counts.get(client_id, 0) + 1
-    return max(counts.values(), default=0)
-
-
 def make_plan(
     *,
     seed: int,
@@ -228,10 +178,7 @@ def make_plan(
     mode = privacy.mode
     recipe: ModeSettings = getattr(modes, mode)
     _check_threshold(federation, secure_sum)
-    rounds = _schedule(federation, warmup.draws, recipe.rounds, seed)
-    guard = _guard(mode, federation)
-    build = partial(
-        _releases,
+    planner = ReleasePlanner(
         mode=mode,
         recipe=recipe,
         federation=federation,
@@ -240,7 +187,6 @@ def make_plan(
         image_length=math.prod(image_shape) * n_classes + n_classes,
         dimension=dimension,
         public_records=public_records,
-        guard=guard,
     )
     unchecked = Plan(
         mode=mode,
@@ -255,25 +201,27 @@ def make_plan(
         image_shape=image_shape,
         n_classes=n_classes,
         dimension=dimension,
-        releases=build(1.0),
-        rounds=rounds,
-        guard=guard,
+        releases=planner.releases(1.0),
+        rounds=make_schedule(federation, n_prototypes=warmup.draws, n_training=recipe.rounds, seed=seed),
+        guard=_guard(mode, federation),
         noise_multiplier=0.0,
     )
-    multiplier = 0.0 if mode == "none" else _calibrated(unchecked, build)
-    plan = replace(unchecked, releases=build(multiplier), noise_multiplier=multiplier)
+    multiplier = 0.0 if mode == "none" else _calibrated(unchecked, planner)
+    plan = replace(unchecked, releases=planner.releases(multiplier), noise_multiplier=multiplier)
     for name in plan.releases:
         plan.secagg_params(name)  # refuses a ring or a threshold that cannot be, before any work
     return plan
 
 
-def _calibrated(plan: Plan, build: Callable[[float], Mapping[ReleaseName, Release]]) -> float:
+def _calibrated(plan: Plan, planner: ReleasePlanner) -> float:
     """Return the smallest multiplier of the training release that keeps the whole plan in its budget."""
     most = plan.max_charges()
 
     def counts(multiplier: float) -> dict[Mechanism, int]:
         return {
-            release.mechanism: most[name] for name, release in build(multiplier).items() if most[name] > 0
+            release.mechanism: most[name]
+            for name, release in planner.releases(multiplier).items()
+            if most[name] > 0
         }
 
     warm_up = {
@@ -284,8 +232,9 @@ def _calibrated(plan: Plan, build: Callable[[float], Mapping[ReleaseName, Releas
     alone = epsilon(warm_up, delta=plan.privacy.delta, view=plan.guard, accountant=plan.privacy.accountant)
     if alone >= plan.privacy.epsilon:  # no noise on the training could make up for it
         raise PrivacyError(
-            f"privacy.epsilon={plan.privacy.epsilon} cannot be met: the warm-up alone costs {alone:.3g}; raise "
-            f"warmup.noise_multiplier={plan.warmup.noise_multiplier} or lower warmup.draws={plan.warmup.draws}"
+            f"privacy.epsilon={plan.privacy.epsilon} cannot be met: the warm-up alone costs {alone:.3g}; "
+            f"raise warmup.noise_multiplier={plan.warmup.noise_multiplier} or lower "
+            f"warmup.draws={plan.warmup.draws}"
         )
     try:
         return calibrate(
@@ -321,28 +270,6 @@ def _check_threshold(federation: FederationSettings, secure_sum: SecureSumSettin
             f"expected min_survivors >= secagg.threshold={threshold}, got {federation.min_survivors}",
             key="federation.min_survivors",
         )
-    for event in federation.vanish:
-        if event.client >= federation.clients:
-            raise ConfigError(f"no client {event.client}", key="federation.vanish.client")
-
-
-def _schedule(
-    federation: FederationSettings, n_prototypes: int, n_training: int, seed: int
-) -> tuple[Round, ...]:
-    """Fix every cohort: those with the fewest rounds so far, ties by a public permutation."""
-    rng = np.random.default_rng([seed, 0xC0])
-    names: list[ReleaseName] = ["prototypes"] * n_prototypes + ["training"] * n_training
-    counts: dict[str, np.ndarray] = {
-        name: np.zeros(federation.clients, dtype=int) for name in ("prototypes", "training")
-    }
-    rounds = []
-    for number, name in enumerate(names, start=1):
-        ties = rng.permutation(federation.clients)
-        order = sorted(range(federation.clients), key=lambda c: (counts[name][c], ties[c]))
-        cohort = tuple(sorted(order[: federation.clients_per_round]))
-        counts[name][list(cohort)] += 1
-        rounds.append(Round(number=number, release=name, cohort=cohort))
-    return tuple(rounds)
 
 
 def _guard(mode: Mode, federation: FederationSettings) -> View:
@@ -353,120 +280,3 @@ def _guard(mode: Mode, federation: FederationSettings) -> View:
             return View(name="raw_update")
         case "central" | "none":
             return View(name="released_model")
-
-
-def _releases(
-    multiplier: float,
-    *,
-    mode: Mode,
-    recipe: ModeSettings,
-    federation: FederationSettings,
-    secure_sum: SecureSumSettings,
-    warmup: WarmupSettings,
-    image_length: int,
-    dimension: int,
-    public_records: int,
-    guard: View,
-) -> dict[ReleaseName, Release]:
-    """Describe both kinds of sum at one noise multiplier of the training release."""
-    cohort = federation.clients_per_round
-    share_of_records = cohort / federation.clients
-
-    def describe(name: ReleaseName, grid: IntegerGrid, z: float, rate: float) -> Mechanism:
-        by_client = mode == "client"
-        stddev = math.sqrt((z * grid.norm_bound) ** 2 + INNER_STDDEV**2) if mode != "none" else 0.0
-        honest = federation.min_survivors - federation.colluders
-        share = {"distributed": stddev / math.sqrt(honest), "client": stddev / math.sqrt(honest)}
-        return Mechanism(
-            kind={"none": "none", "central": "central", "local": "local"}.get(mode, "shares"),  # type: ignore[arg-type]
-            unit="client" if by_client else "example",
-            relation="zero_out" if by_client else "add_remove",
-            sampling_rate=1.0 if by_client else rate,
-            sensitivity=float(grid.norm_bound),
-            share_stddev=stddev if mode == "local" else share.get(mode, 0.0),
-            server_stddev=stddev if mode == "central" else 0.0,
-            min_survivors=federation.min_survivors,
-            integer=True,
-            dimension=grid_length[name],
-        )
-
-    def ring_bits(mechanism: Mechanism, grid: IntegerGrid, batch: float) -> int:
-        """Return the bits for `batch` vectors at their bound, and the noise of a full cohort."""
-        participants = 1 if mode == "central" else cohort
-        noise = WRAP_STDDEVS * mechanism.draw_stddev * math.sqrt(participants)
-        return math.ceil(math.log2(2 * (BATCH_SLACK * batch * grid.norm_bound + noise) + 2))
-
-    grid_length = {"prototypes": image_length, "training": dimension}
-    releases: dict[ReleaseName, Release] = {}
-
-    grid = IntegerGrid.for_dimension(image_length, warmup.clip_norm)
-    mechanism = describe("prototypes", grid, warmup.noise_multiplier, warmup.sampling_rate)
-    batch = cohort if mode == "client" else public_records * share_of_records * warmup.sampling_rate
-    releases["prototypes"] = Release(
-        name="prototypes",
-        mechanism=mechanism,
-        steps=1,
-        length=image_length,
-        grid=grid,
-        fixed_point=None,
-        modulus_bits=_bits(secure_sum, ring_bits(mechanism, grid, batch)),
-        divisor=max(1, round(batch)),
-    )
-
-    grid = IntegerGrid.for_dimension(dimension, recipe.clip_norm)
-    rate = getattr(recipe, "sampling_rate", 1.0)
-    mechanism = describe("training", grid, multiplier, rate)
-    fixed_point = None
-    length = dimension
-    if isinstance(recipe, StepSettings):
-        bits = _bits(secure_sum, ring_bits(mechanism, grid, recipe.divisor))
-        steps, divisor = 1, recipe.divisor
-    elif mode == "client":
-        bits = _bits(secure_sum, ring_bits(mechanism, grid, cohort))
-        steps, divisor = 1, cohort
-    else:  # none, local: float updates
-        bits = FLOAT_RING_BITS if secure_sum.modulus_bits == "auto" else secure_sum.modulus_bits
-        max_weight = MAX_RECORDS if mode == "none" else 1
-        length = dimension + 1 if mode == "none" else dimension
-        fixed_point = _fixed_point(recipe, bits, cohort, max_weight)
-        steps, divisor = (recipe.steps, cohort) if isinstance(recipe, LocalSettings) else (1, cohort)
-    releases["training"] = Release(
-        name="training",
-        mechanism=mechanism,
-        steps=steps,
-        length=length,
-        grid=grid,
-        fixed_point=fixed_point,
-        modulus_bits=bits,
-        divisor=divisor,
-    )
-    return releases
-
-
-def _fixed_point(
-    recipe: LocalSettings | AveragingSettings, bits: int, cohort: int, max_weight: int
-) -> secagg.FixedPoint:
-    try:
-        encoding = secagg.FixedPoint.finest(
-            clip=recipe.update_range, modulus_bits=bits, max_clients=cohort, max_weight=max_weight
-        )
-    except ConfigError as error:
-        raise ConfigError(f"no headroom in {bits} bits: {error}", key="secagg.modulus_bits") from error
-    if encoding.fraction_bits < 12:
-        raise ConfigError(
-            f"{bits} bits leave steps of 2^-{encoding.fraction_bits}, coarser than 2^-12",
-            key="secagg.modulus_bits",
-        )
-    return encoding
-
-
-def _bits(secure_sum: SecureSumSettings, needed: int) -> int:
-    """Return the ring's width: the least with headroom, or the configured one if it has."""
-    if secure_sum.modulus_bits == "auto":
-        return max(MIN_MODULUS_BITS, needed)
-    if secure_sum.modulus_bits < needed:
-        raise ConfigError(
-            f"no headroom: this plan's sums and noise need {needed} bits, got {secure_sum.modulus_bits}",
-            key="secagg.modulus_bits",
-        )
-    return secure_sum.modulus_bits

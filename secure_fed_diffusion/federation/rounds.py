@@ -18,7 +18,8 @@ import numpy.typing as npt
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.engines.in_process import Engine
 from secure_fed_diffusion.errors import PrivacyError, RunError, SecureAggregationError
-from secure_fed_diffusion.federation.plan import Plan, Round
+from secure_fed_diffusion.federation.plan import Plan
+from secure_fed_diffusion.federation.schedule import Round
 from secure_fed_diffusion.federation.server import Server
 
 Note = Callable[[str], None]

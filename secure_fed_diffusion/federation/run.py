@@ -7,7 +7,6 @@ continues, and a ledger that never counts less than what left.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -25,25 +24,19 @@ from secure_fed_diffusion.diffusion.unet import build_unet
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.engines.in_process import Engine, InProcessEngine
 from secure_fed_diffusion.entropy import Entropy, system
-from secure_fed_diffusion.errors import ConfigError, RunError
+from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.federation import checkpoint, server_view
 from secure_fed_diffusion.federation.assessment import Assessment
 from secure_fed_diffusion.federation.client import Client
 from secure_fed_diffusion.federation.contribution import Contributor
+from secure_fed_diffusion.federation.folder import Folder, cut_metrics, open_ledger, read_lines
 from secure_fed_diffusion.federation.plan import Plan, make_plan
-from secure_fed_diffusion.federation.rounds import Outcome, epsilon_by_view, record, run_rounds
+from secure_fed_diffusion.federation.rounds import Outcome, record, run_rounds
 from secure_fed_diffusion.federation.server import Server
 from secure_fed_diffusion.federation.settings import RunSettings
+from secure_fed_diffusion.federation.summary import summarize
 from secure_fed_diffusion.training.local import ClientData
 from secure_fed_diffusion.training.vectors import dimension, load_flat
-
-STATEMENT = {
-    "none": "Mode none protects nothing: it is the baseline that the others are measured against.",
-    "central": "Whoever holds every released model; the server itself is trusted with each sum.",
-    "local": "Everyone, the server and all other clients together included.",
-    "distributed": "The server together with {colluders} of the clients, and whoever holds the models.",
-    "client": "The server together with {colluders} of the clients; the unit is a whole client.",
-}
 
 
 class Observer(Protocol):
@@ -54,43 +47,6 @@ class Observer(Protocol):
 
     def note(self, text: str) -> None:
         """Take a remark."""
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """The paths of a run's folder."""
-
-    root: Path
-
-    @property
-    def ledger(self) -> Path:
-        """What was spent."""
-        return self.root / "ledger.jsonl"
-
-    @property
-    def metrics(self) -> Path:
-        """One line a round."""
-        return self.root / "metrics.jsonl"
-
-    @property
-    def checkpoint(self) -> Path:
-        """The server's state after the last finished round."""
-        return self.root / "checkpoint"
-
-    @property
-    def model(self) -> Path:
-        """The released model, as diffusers loads it."""
-        return self.root / "model"
-
-    def grid(self, number: int) -> Path:
-        """The sample grid after a round."""
-        return self.root / "samples" / f"round_{number:04d}.png"
-
-    def write_json(self, name: str, value: Any) -> None:
-        """Replace a JSON file whole."""
-        fresh = self.root / (name + ".new")
-        fresh.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-        fresh.replace(self.root / name)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,7 +65,6 @@ class Run:
 
     def execute(self, observer: Observer) -> dict[str, Any]:
         """Run the rounds that are left; return the summary, which is also in the folder."""
-        started = time.perf_counter()
         last = len(self.plan.rounds)
         rounds = run_rounds(
             self.plan,
@@ -122,7 +77,7 @@ class Run:
         for outcome in rounds:
             line = self._close(outcome, last=outcome.planned.number == last)
             observer.round(line)
-        return self._summarize(time.perf_counter() - started)
+        return self._finish()
 
     def _close(self, outcome: Outcome, *, last: bool) -> dict[str, Any]:
         """Apply a round's sum, measure, and write what the folder keeps of it."""
@@ -156,65 +111,20 @@ class Run:
             return number == n_prototypes
         return self.settings.evaluation.due(number - n_prototypes - 1, len(self.plan.rounds) - n_prototypes)
 
-    def _summarize(self, seconds: float) -> dict[str, Any]:
-        lines = read_lines(self.folder.metrics)
-        evaluated = [line for line in lines if "prototype_accuracy" in line]
-        metrics = {
-            key: value
-            for key, value in (evaluated[-1] if evaluated else {}).items()
-            if key.startswith("fid_") or key in ("prototype_accuracy", "tstr_cnn")
-        }
-        parts: dict[str, float] = {}
-        for line in lines:
-            for part, value in line["seconds"].items():
-                parts[part] = round(parts.get(part, 0.0) + value, 3)
-        mechanism = self.plan.releases["training"].mechanism
-        summary = {
-            "mode": self.plan.mode,
-            "target_epsilon": self.plan.budget_epsilon,
-            "epsilon": epsilon_by_view(self.plan, self.ledger),
-            "delta": self.plan.privacy.delta,
-            "unit": mechanism.unit,
-            "relation": mechanism.relation,
-            "guard_view": self.plan.guard.key,
-            "accountants": ["pld", "rdp"],
-            "noise_multiplier": self.plan.noise_multiplier,
-            "noise_overhead": self.plan.noise_overhead,
-            "floor": self.assessment.floor,
-            "metrics": metrics,
-            "class_names": list(self.class_names),
-            "clients": self.plan.federation.clients,
-            "clients_per_round": self.plan.federation.clients_per_round,
-            "colluders": self.plan.federation.colluders,
-            "masked": self.plan.masked,
-            "parameters": self.plan.dimension,
-            "rounds": len(lines),
-            "bytes_up": sum(line["bytes_up"] for line in lines),
-            "bytes_down": sum(line["bytes_down"] for line in lines),
-            "seconds": round(sum(parts.values()), 3),
-            "seconds_of_this_process": round(seconds, 3),
-            "seconds_by_part": parts,
-            "ledger_head": self.ledger.head,
-            "finished": self.finished_round == len(self.plan.rounds),
-            "statement": STATEMENT[self.plan.mode].format(colluders=self.plan.federation.colluders),
-        }
-        load_flat(self.server.model, self.server.average.average)
-        save_pipeline(
-            self.server.model, self.settings.diffusion, self.settings.model.patch, self.folder.model
+    def _finish(self) -> dict[str, Any]:
+        """Write the model, the moving average's weights in it, and the summary."""
+        summary = summarize(
+            self.plan,
+            self.ledger,
+            read_lines(self.folder.metrics),
+            floor=self.assessment.floor,
+            class_names=self.class_names,
         )
+        model, settings = self.server.model, self.settings
+        load_flat(model, self.server.average.average)
+        save_pipeline(model, settings.diffusion, settings.model.patch, self.folder.model)
         self.folder.write_json("summary.json", summary)
         return summary
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON-lines file; a last line that was torn by a kill is left out."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
 
 
 def choose_device(name: str) -> torch.device:
@@ -294,13 +204,13 @@ def prepare(
     ).to(device)
     objective = Objective(settings.diffusion, device)
     assessment = Assessment(settings, dataset, scratch, objective, device)
-    ledger, run_id = _open_ledger(folder, plan, config_text, resume=resume)
+    ledger, run_id = open_ledger(folder, plan, config_text, resume=resume)
     server = Server(run_id, plan, model, objective, entropy=entropy)
     saved = checkpoint.load(folder.checkpoint)
     if saved is not None:
         server.load_state_dict(saved[1])
     finished = saved[0] if saved else 0
-    _cut_metrics(folder, finished)
+    cut_metrics(folder, finished)
     handlers = {}
     for client_id, indices in enumerate(parts):
         images = dataset.train.subset(indices)
@@ -338,31 +248,3 @@ def _rehearsed(settings: RunSettings) -> Any:
         return since is not None and (phase not in phases or phases.index(phase) >= since)
 
     return absent
-
-
-def _open_ledger(folder: Folder, plan: Plan, config_text: str, *, resume: bool) -> tuple[Ledger, str]:
-    """Begin the folder, or go on with it; a ledger is only ever continued under the same terms."""
-    digest = hashlib.sha256(config_text.encode()).hexdigest()
-    if resume:
-        if not folder.ledger.exists():
-            raise RunError(f"{folder.root} holds no run to resume: there is no {folder.ledger.name}")
-        ledger = Ledger.open(folder.ledger)
-        if ledger.terms != plan.terms(ledger.terms.run_id, digest):
-            ledger.close()
-            raise RunError(f"{folder.root} was begun under other settings; resume with its own config.toml")
-        return ledger, ledger.terms.run_id
-    if folder.root.exists() and any(folder.root.iterdir()):
-        raise RunError(f"{folder.root} is not empty: choose another folder, or --resume the run in it")
-    folder.root.mkdir(parents=True, exist_ok=True)
-    (folder.root / "config.toml").write_text(config_text, encoding="utf-8")
-    run_id = system(16).hex()
-    return Ledger.create(folder.ledger, plan.terms(run_id, digest)), run_id
-
-
-def _cut_metrics(folder: Folder, finished: int) -> None:
-    """Drop the lines of rounds that the checkpoint does not hold: they are done again."""
-    kept = [line for line in read_lines(folder.metrics) if line["round"] <= finished]
-    if folder.metrics.exists():
-        fresh = folder.metrics.with_suffix(".new")
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        fresh.replace(folder.metrics)

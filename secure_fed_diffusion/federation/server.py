@@ -26,7 +26,8 @@ from secure_fed_diffusion.entropy import Entropy, system
 from secure_fed_diffusion.errors import SecureAggregationError, UnderNoisedError
 from secure_fed_diffusion.federation.class_means import estimate_means
 from secure_fed_diffusion.federation.messages import Announcement, decode_plain, wrap
-from secure_fed_diffusion.federation.plan import Plan, Release
+from secure_fed_diffusion.federation.plan import Plan
+from secure_fed_diffusion.federation.release import Release
 from secure_fed_diffusion.federation.settings import StepSettings
 from secure_fed_diffusion.federation.strategies import AdamOnGradients, FederatedAveraging, Strategy
 from secure_fed_diffusion.training.vectors import flatten, load_flat

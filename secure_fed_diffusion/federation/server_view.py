@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from secure_fed_diffusion.federation.plan import Release
+from secure_fed_diffusion.federation.release import Release
 from secure_fed_diffusion.secagg.encoding import unpack
 
 CONTENT = {

@@ -7,7 +7,8 @@ import pytest
 from secure_fed_diffusion.dp.accounting import epsilon
 from secure_fed_diffusion.dp.mechanism import View
 from secure_fed_diffusion.errors import ConfigError, PrivacyError
-from secure_fed_diffusion.federation.plan import Plan, most_participations
+from secure_fed_diffusion.federation.plan import Plan
+from secure_fed_diffusion.federation.schedule import most_participations
 from tests.federation.small import federation, settings_for
 
 

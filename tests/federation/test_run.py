@@ -13,7 +13,8 @@ import pytest
 from secure_fed_diffusion import config
 from secure_fed_diffusion.dp.ledger import verify
 from secure_fed_diffusion.errors import ConfigError, LedgerError, RunError
-from secure_fed_diffusion.federation.run import Run, prepare, read_lines
+from secure_fed_diffusion.federation.folder import read_lines
+from secure_fed_diffusion.federation.run import Run, prepare
 from secure_fed_diffusion.federation.settings import MODES
 from tests.federation.small import settings_for
 

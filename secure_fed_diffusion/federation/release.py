@@ -1,0 +1,192 @@
+"""The two kinds of sum of a run: what a contribution to each is, and what it costs.
+
+A release fixes, in one place, the grid that bounds a contribution, the noise that goes with it, the ring
+that holds the sum and the public divisor.  `describe_releases` is a function of the noise multiplier of
+the training release alone, which is what the calibration turns.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from secure_fed_diffusion import secagg
+from secure_fed_diffusion.dp.grid import IntegerGrid
+from secure_fed_diffusion.dp.mechanism import INNER_STDDEV, Mechanism
+from secure_fed_diffusion.errors import ConfigError
+from secure_fed_diffusion.federation.schedule import ReleaseName
+from secure_fed_diffusion.federation.settings import (
+    AveragingSettings,
+    FederationSettings,
+    LocalSettings,
+    Mode,
+    ModeSettings,
+    SecureSumSettings,
+    StepSettings,
+    WarmupSettings,
+)
+from secure_fed_diffusion.secagg.params import MIN_MODULUS_BITS
+
+FLOAT_RING_BITS = 48  # updates that are no integers: 2^-20 of their range even under weights of 2^20
+MAX_RECORDS = 1 << 20  # most records a client may weigh with in FedAvg
+WRAP_STDDEVS = 12.0  # a coordinate of the noise is farther out with probability below 1e-32
+BATCH_SLACK = 1.5  # a Poisson sample this much above its expected size may wrap a coordinate
+_LEAST_FRACTION_BITS = 12
+
+_KINDS: dict[Mode, Literal["shares", "central", "local", "none"]] = {
+    "none": "none",
+    "central": "central",
+    "local": "local",
+    "distributed": "shares",
+    "client": "shares",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A kind of sum: what its contributions are, and what one of them costs."""
+
+    name: ReleaseName
+    mechanism: Mechanism
+    steps: int  # uses of the mechanism in one charge
+    length: int  # coordinates of the sum, the weight of FedAvg included
+    grid: IntegerGrid  # of the clipped vectors
+    fixed_point: secagg.FixedPoint | None  # encodes updates that are not on the grid
+    modulus_bits: int
+    divisor: int  # public; what the sum is divided by
+
+    @property
+    def headroom(self) -> str:
+        """Say what the ring holds: a matter of correctness, never of privacy."""
+        return (
+            f"{self.modulus_bits} bits hold a sample {BATCH_SLACK} times its expected size with every record "
+            f"at its bound on one coordinate, and noise up to {WRAP_STDDEVS:.0f} standard deviations "
+            "(exceeded with probability below 1e-32 a coordinate)"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleasePlanner:
+    """What the releases of a plan depend on, the noise multiplier apart.
+
+    `public_records` is the declared size of all data together; it sizes the warm-up's divisor and the
+    rings, so a wrong declaration costs utility and never privacy.
+    """
+
+    mode: Mode
+    recipe: ModeSettings
+    federation: FederationSettings
+    secure_sum: SecureSumSettings
+    warmup: WarmupSettings
+    image_length: int  # of a class-means vector
+    dimension: int  # trainable parameters
+    public_records: int
+
+    def releases(self, multiplier: float) -> dict[ReleaseName, Release]:
+        """Describe both releases with `multiplier` as the training's, in the guard view."""
+        return {"prototypes": self._prototypes(), "training": self._training(multiplier)}
+
+    @property
+    def _cohort(self) -> int:
+        return self.federation.clients_per_round
+
+    def _mechanism(self, grid: IntegerGrid, dimension: int, multiplier: float, rate: float) -> Mechanism:
+        """Put the noise where the mode has it: with the server, with each client, or in shares.
+
+        Guarantees: in the guard view, at the fewest honest survivors, the noise multiplier of the
+        dominating continuous Gaussian is `multiplier`.
+        """
+        kind = _KINDS[self.mode]
+        by_client = self.mode == "client"
+        whole = math.sqrt((multiplier * grid.norm_bound) ** 2 + INNER_STDDEV**2)
+        honest = self.federation.min_survivors - self.federation.colluders
+        own = {"local": whole, "shares": whole / math.sqrt(honest)}
+        return Mechanism(
+            kind=kind,
+            unit="client" if by_client else "example",
+            relation="zero_out" if by_client else "add_remove",
+            sampling_rate=1.0 if by_client else rate,
+            sensitivity=float(grid.norm_bound),
+            share_stddev=own.get(kind, 0.0),
+            server_stddev=whole if kind == "central" else 0.0,
+            min_survivors=self.federation.min_survivors,
+            integer=True,
+            dimension=dimension,
+        )
+
+    def _prototypes(self) -> Release:
+        """Describe the class means: one use of the mechanism a charge, at the warm-up's own multiplier."""
+        grid = IntegerGrid.for_dimension(self.image_length, self.warmup.clip_norm)
+        mechanism = self._mechanism(
+            grid, self.image_length, self.warmup.noise_multiplier, self.warmup.sampling_rate
+        )
+        records = self.public_records * self._cohort / self.federation.clients
+        batch = self._cohort if self.mode == "client" else records * self.warmup.sampling_rate
+        return Release(
+            name="prototypes",
+            mechanism=mechanism,
+            steps=1,
+            length=self.image_length,
+            grid=grid,
+            fixed_point=None,
+            modulus_bits=self._integer_ring(mechanism, batch),
+            divisor=max(1, round(batch)),
+        )
+
+    def _training(self, multiplier: float) -> Release:
+        """Describe the sum that trains: gradients, clipped updates, or float updates."""
+        recipe = self.recipe
+        grid = IntegerGrid.for_dimension(self.dimension, recipe.clip_norm)
+        rate = 1.0 if isinstance(recipe, AveragingSettings) else recipe.sampling_rate
+        mechanism = self._mechanism(grid, self.dimension, multiplier, rate)
+        divisor = recipe.divisor if isinstance(recipe, StepSettings) else self._cohort
+        weighted = self.mode == "none"
+        if isinstance(recipe, StepSettings) or self.mode == "client":
+            fixed_point, bits = None, self._integer_ring(mechanism, divisor)
+        else:
+            fixed_point = self._float_ring(recipe.update_range, MAX_RECORDS if weighted else 1)
+            bits = fixed_point.modulus_bits
+        return Release(
+            name="training",
+            mechanism=mechanism,
+            steps=recipe.steps if isinstance(recipe, LocalSettings) else 1,
+            length=self.dimension + 1 if weighted else self.dimension,
+            grid=grid,
+            fixed_point=fixed_point,
+            modulus_bits=bits,
+            divisor=divisor,
+        )
+
+    def _integer_ring(self, mechanism: Mechanism, batch: float) -> int:
+        """Return the bits for `batch` vectors at their bound and the noise of a full cohort, or refuse."""
+        draws = 1 if mechanism.kind == "central" else self._cohort
+        noise = WRAP_STDDEVS * mechanism.draw_stddev * math.sqrt(draws)
+        needed = math.ceil(math.log2(2 * (BATCH_SLACK * batch * mechanism.sensitivity + noise) + 2))
+        configured = self.secure_sum.modulus_bits
+        if configured == "auto":
+            return max(MIN_MODULUS_BITS, needed)
+        if configured < needed:
+            raise ConfigError(
+                f"no headroom: this plan's sums and noise need {needed} bits, got {configured}",
+                key="secagg.modulus_bits",
+            )
+        return configured
+
+    def _float_ring(self, update_range: float, max_weight: int) -> secagg.FixedPoint:
+        """Return the finest encoding of float updates in the ring, or refuse a ring that is too coarse."""
+        configured = self.secure_sum.modulus_bits
+        bits = FLOAT_RING_BITS if configured == "auto" else configured
+        try:
+            encoding = secagg.FixedPoint.finest(
+                clip=update_range, modulus_bits=bits, max_clients=self._cohort, max_weight=max_weight
+            )
+        except ConfigError as error:
+            raise ConfigError(f"no headroom in {bits} bits: {error}", key="secagg.modulus_bits") from error
+        if encoding.fraction_bits < _LEAST_FRACTION_BITS:
+            raise ConfigError(
+                f"{bits} bits leave steps of 2^-{encoding.fraction_bits}, coarser than "
+                f"2^-{_LEAST_FRACTION_BITS}",
+                key="secagg.modulus_bits",
+            )
+        return encoding

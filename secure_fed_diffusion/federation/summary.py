@@ -1,0 +1,68 @@
+"""The last page of a run: what was promised, what it cost and what it bought, as `summary.json` holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from secure_fed_diffusion.dp.ledger import Ledger
+from secure_fed_diffusion.federation.plan import Plan
+from secure_fed_diffusion.federation.rounds import epsilon_by_view
+
+STATEMENT = {
+    "none": "Mode none protects nothing: it is the baseline that the others are measured against.",
+    "central": "Whoever holds every released model; the server itself is trusted with each sum.",
+    "local": "Everyone, the server and all other clients together included.",
+    "distributed": "The server together with {colluders} of the clients, and whoever holds the models.",
+    "client": "The server together with {colluders} of the clients; the unit is a whole client.",
+}
+
+
+def summarize(
+    plan: Plan,
+    ledger: Ledger,
+    lines: Sequence[Mapping[str, Any]],
+    *,
+    floor: Mapping[str, float],
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """Return the summary of a run whose rounds left `lines` in `metrics.jsonl`."""
+    evaluated = [line for line in lines if "prototype_accuracy" in line]
+    metrics = {
+        key: value
+        for key, value in (evaluated[-1] if evaluated else {}).items()
+        if key.startswith("fid_") or key in ("prototype_accuracy", "tstr_cnn")
+    }
+    parts: dict[str, float] = {}
+    for line in lines:
+        for part, value in line["seconds"].items():
+            parts[part] = round(parts.get(part, 0.0) + value, 3)
+    mechanism = plan.releases["training"].mechanism
+    return {
+        "mode": plan.mode,
+        "target_epsilon": plan.budget_epsilon,
+        "epsilon": epsilon_by_view(plan, ledger),
+        "delta": plan.privacy.delta,
+        "unit": mechanism.unit,
+        "relation": mechanism.relation,
+        "guard_view": plan.guard.key,
+        "accountants": ["pld", "rdp"],
+        "noise_multiplier": plan.noise_multiplier,
+        "noise_overhead": plan.noise_overhead,
+        "floor": dict(floor),
+        "metrics": metrics,
+        "class_names": list(class_names),
+        "clients": plan.federation.clients,
+        "clients_per_round": plan.federation.clients_per_round,
+        "colluders": plan.federation.colluders,
+        "masked": plan.masked,
+        "parameters": plan.dimension,
+        "rounds": len(lines),
+        "bytes_up": sum(line["bytes_up"] for line in lines),
+        "bytes_down": sum(line["bytes_down"] for line in lines),
+        "seconds": round(sum(parts.values()), 3),
+        "seconds_by_part": parts,
+        "ledger_head": ledger.head,
+        "finished": len(lines) == len(plan.rounds),
+        "statement": STATEMENT[plan.mode].format(colluders=plan.federation.colluders),
+    }
