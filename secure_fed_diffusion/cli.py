@@ -91,7 +91,7 @@ def run(
                 _announce(prepared, progress, resume)
             summary = prepared.execute(progress)
     except KeyboardInterrupt:
-        _fail(f"stopped; go on with: sfd run {config_file} --out {out} --resume", 130)
+        _fail(f"stopped; go on with: sfd run {out / 'config.toml'} --out {out} --resume", 130)
     finally:
         prepared.ledger.close()
     report_path = write_report(out)
@@ -129,6 +129,8 @@ def sample(
     """Draw new images from a run's model: post-processing, free of privacy cost."""
     from secure_fed_diffusion.federation.assessment import draw_grid
 
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"expected a file that ends in .png, got {out}", key="--out")
     _quiet()
     written = draw_grid(directory / "model", out, per_class=per_class, seed=seed)
     typer.echo(json.dumps({"file": str(out), "images": written}) if as_json else f"{written} images: {out}")
@@ -168,6 +170,10 @@ def main() -> None:
         _fail(str(error), 2)
     except SecureFedDiffusionError as error:
         _fail(str(error), 1)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
 
 
 def _fail(message: str, status: int) -> NoReturn:
@@ -210,6 +216,8 @@ def _announce(prepared: Any, progress: Any, resume: bool) -> None:
             f"mode {plan.mode}: ε <= {plan.budget_epsilon:g} at δ = {plan.privacy.delta:g} in the view "
             f"{plan.guard.key}, noise multiplier {plan.noise_multiplier:.3f}, {plan.dimension:,} parameters"
         )
+    for remark in plan.idle_rehearsals():
+        progress.note(remark)
     if resume:
         progress.note(f"going on after round {prepared.finished_round} of {len(plan.rounds)}")
 

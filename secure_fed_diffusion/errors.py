@@ -27,11 +27,12 @@ class SecureFedDiffusionError(Exception):
 
 
 class ConfigError(SecureFedDiffusionError):
-    """A setting cannot be honoured; `key` is its dotted name, where one is to blame."""
+    """A setting cannot be honoured; `key` is its dotted name, where one is to blame, `reason` the rest."""
 
     def __init__(self, message: str, *, key: str | None = None) -> None:
         super().__init__(f"{key}: {message}" if key else message)
         self.key = key
+        self.reason = message
 
 
 class DataError(SecureFedDiffusionError):

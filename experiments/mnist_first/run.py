@@ -2,8 +2,9 @@
 
     SFD_DATA_DIR=/path/to/data python -m experiments.mnist_first.run [--out runs/mnist_first] [--set ...]
 
-Modes run two at a time, one thread each.  A mode whose folder has a finished run is not run again, so a
-stopped call goes on where it was.
+Modes run two at a time, one thread each.  A mode whose folder has a finished run of the same configuration
+is not run again.  The configuration reserves no repeats, so a mode that was killed is begun anew: remove
+its folder.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -19,6 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from secure_fed_diffusion import config
 from secure_fed_diffusion.federation.settings import MODES
 from secure_fed_diffusion.reporting.tradeoff import plot_results
 
@@ -27,21 +32,36 @@ LONGEST_FIRST = ("local", "distributed", "central", "none", "client")
 
 
 def run_mode(mode: str, out: Path, overrides: list[str]) -> dict[str, Any]:
-    """Run one mode in its own process, or take up its finished or stopped run; return its summary."""
-    folder = out / mode
-    if (folder / "summary.json").exists():
-        return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    command = [sys.executable, "-m", "secure_fed_diffusion.cli", "run", str(HERE / "config.toml")]
-    command += ["--out", str(folder), "--json", "--set", f"privacy.mode={mode}"]
-    for override in overrides:
-        command += ["--set", override]
-    if (folder / "ledger.jsonl").exists():
-        command.append("--resume")
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(f"mode {mode} ended with status {done.returncode}; its message is above")
+    """Run one mode in its own process, or take up its finished or stopped run; return its summary.
+
+    Raises:
+        SystemExit: the run ended badly, or the folder holds a run of another configuration.
+    """
+    folder, wanted = out / mode, [f'privacy.mode="{mode}"', *overrides]
+    settings = config.load(HERE / "config.toml", wanted)
+    if (folder / "config.toml").exists() and config.load(folder / "config.toml") != settings:
+        raise SystemExit(f"{folder} holds a run of another configuration: choose another --out")
+    summary = folder / "summary.json"
+    if not summary.exists() or not read(summary)["finished"]:
+        command = [sys.executable, "-m", "secure_fed_diffusion.cli", "run", str(HERE / "config.toml")]
+        command += ["--out", str(folder), "--json"]
+        for override in wanted:
+            command += ["--set", override]
+        if (folder / "ledger.jsonl").exists():
+            command.append("--resume")
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / f"{mode}.commit").write_text(commit(), encoding="utf-8")
+        done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+        if done.returncode:
+            raise SystemExit(f"mode {mode} ended with status {done.returncode}; its message is above")
     print(f"{mode}: done", flush=True)
-    return json.loads(done.stdout)
+    return {**read(summary), "commit": (out / f"{mode}.commit").read_text(encoding="utf-8")}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def record(summary: dict[str, Any], repetition: int) -> dict[str, Any]:
@@ -60,6 +80,7 @@ def record(summary: dict[str, Any], repetition: int) -> dict[str, Any]:
         "view": summary["guard_view"],
         "clients": summary["clients"],
         "repetition": repetition,
+        "commit": summary["commit"],
         "rounds": summary["rounds"],
         "noise_multiplier": summary["noise_multiplier"],
         "noise_overhead": summary["noise_overhead"],
@@ -73,13 +94,14 @@ def record(summary: dict[str, Any], repetition: int) -> dict[str, Any]:
 
 def machine() -> str:
     """Say what computed the figures."""
-    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, CPU only"
+    device = "a GPU" if torch.cuda.is_available() else "no GPU"
+    return f"{os.cpu_count()} cores, {device}, {platform.machine()}, Python {platform.python_version()}"
 
 
 def commit() -> str:
-    """Return the commit that the figures were made at."""
+    """Return the commit that the working tree stands at, marked where it has been edited."""
     done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
     )
     return done.stdout.strip() or "unknown"
 
@@ -96,11 +118,13 @@ def main() -> None:
         runs = pool.map(lambda mode: run_mode(mode, arguments.out, arguments.overrides), LONGEST_FIRST)
         summaries = {summary["mode"]: summary for summary in runs}
     minutes = (time.perf_counter() - started) / 60
+    computed = sum(summary["seconds"] for summary in summaries.values()) / 60
     results = {
-        "command": "python -m experiments.mnist_first.run",
-        "commit": commit(),
+        "command": " ".join(["python -m experiments.mnist_first.run", *map(shlex.quote, sys.argv[1:])]),
+        "commit": ", ".join(sorted({summary["commit"] for summary in summaries.values()})),
         "machine": machine(),
         "minutes_of_this_call": round(minutes, 1),
+        "minutes_of_all_modes_one_after_another": round(computed, 1),
         "records": [record(summaries[mode], 0) for mode in MODES],
     }
     arguments.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

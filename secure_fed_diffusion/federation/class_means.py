@@ -27,7 +27,7 @@ def prototype_rows(images: ImageSet, n_classes: int, clip_norm: float) -> npt.ND
     index = np.arange(n)
     rows[index, images.labels] = images.images.reshape(n, pixels) / 255.0
     counts[index, images.labels] = COUNT_SHARE * clip_norm
-    return np.concatenate([rows.reshape(n, -1), counts], axis=1)
+    return np.concatenate([rows.reshape(n, n_classes * pixels), counts], axis=1)
 
 
 def estimate_means(

@@ -66,6 +66,8 @@ class Client:
             return self._secagg.share_keys(inner)
         if phase == "unmask":
             return self._secagg.unmask(inner)
+        if self._secagg.phase != phase:
+            raise PhaseError(f"client {self.client_id} is in phase {self._secagg.phase}, not {phase}")
         return self._secagg.masked_input(inner, self._contribute())
 
     def _open(self, announcement: Announcement) -> bytes:

@@ -10,7 +10,7 @@ losses, clip counts).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -44,8 +44,8 @@ class Contributor:
 
     client_id: int
     plan: Plan
-    images: ImageSet
-    data: ClientData
+    images: ImageSet = field(repr=False)
+    data: ClientData = field(repr=False)
     model: nn.Module
     objective: Objective
     entropy: Entropy = system
@@ -76,16 +76,16 @@ class Contributor:
 
     def _prototypes(self, release: Release) -> Integers:
         """Per-class sums and counts of a sample; with the client as the unit, of its mean record."""
-        if release.mechanism.unit == "client":
-            rows = prototype_rows(self.images, self.plan.n_classes, release.grid.clip_norm)
-            return release.grid.round(rows.mean(axis=0, keepdims=True))[0]
-        chosen = self._sample(release.mechanism.sampling_rate)
-        total = np.zeros(release.length, dtype=np.int64)
-        for start in range(0, len(chosen), 256):
-            part = self.images.subset(chosen[start : start + 256])
-            rows = prototype_rows(part, self.plan.n_classes, release.grid.clip_norm)
-            total += release.grid.round(rows).sum(axis=0)
-        return total
+        by_client = release.mechanism.unit == "client"
+        chosen = np.arange(len(self.images)) if by_client else self._sample(release.mechanism.sampling_rate)
+        parts = (self.images.subset(chosen[i : i + 256]) for i in range(0, len(chosen), 256))
+        rows = (prototype_rows(part, self.plan.n_classes, release.grid.clip_norm) for part in parts)
+        if by_client:
+            whole = sum((part.sum(axis=0) for part in rows), np.zeros(release.length))
+            return release.grid.round(whole[np.newaxis] / max(1, len(chosen)))[0]
+        return sum(
+            (release.grid.round(part).sum(axis=0) for part in rows), np.zeros(release.length, dtype=np.int64)
+        )
 
     def _gradient(
         self, release: Release, recipe: StepSettings, weights: npt.NDArray[np.float32], key: DrawKey

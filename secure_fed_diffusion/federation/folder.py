@@ -25,6 +25,11 @@ class Folder:
     root: Path
 
     @property
+    def config(self) -> Path:
+        """The complete configuration."""
+        return self.root / "config.toml"
+
+    @property
     def ledger(self) -> Path:
         """What was spent."""
         return self.root / "ledger.jsonl"
@@ -80,13 +85,15 @@ def open_ledger(folder: Folder, plan: Plan, config_text: str, *, resume: bool) -
         if ledger.terms != plan.terms(ledger.terms.run_id, digest):
             ledger.close()
             raise RunError(f"{folder.root} was begun under other settings; resume with its own config.toml")
+        folder.config.write_text(config_text, encoding="utf-8")  # a kill may have come before it was there
         return ledger, ledger.terms.run_id
     if folder.root.exists() and any(folder.root.iterdir()):
         raise RunError(f"{folder.root} is not empty: choose another folder, or --resume the run in it")
     folder.root.mkdir(parents=True, exist_ok=True)
-    (folder.root / "config.toml").write_text(config_text, encoding="utf-8")
     run_id = system(16).hex()
-    return Ledger.create(folder.ledger, plan.terms(run_id, digest)), run_id
+    ledger = Ledger.create(folder.ledger, plan.terms(run_id, digest))
+    folder.config.write_text(config_text, encoding="utf-8")
+    return ledger, run_id
 
 
 def cut_metrics(folder: Folder, finished: int) -> None:

@@ -16,6 +16,7 @@ computationally bounded adversaries, for a server that follows the protocol (sem
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -92,13 +93,27 @@ class Plan:
         return (View(name="raw_update"), *sums, View(name="released_model"))
 
     def max_charges(self) -> dict[str, int]:
-        """Return the most uses of each mechanism that one client can be charged for."""
-        counts = {
-            name: most_participations(self.rounds, name) * release.steps
+        """Return the most uses of each mechanism that one client can be charged for, repeats included."""
+        return {
+            name: (most + self.federation.reserved_attempts) * release.steps if most else 0
             for name, release in self.releases.items()
+            for most in [most_participations(self.rounds, name)]
         }
-        counts["training"] += self.federation.reserved_attempts * self.releases["training"].steps
-        return counts
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is computed and what it costs: in every session, so two plans share no mask."""
+        agreed = (self.terms("", "").to_dict(), self.recipe, self.warmup, self.diffusion, self.patch)
+        return hashlib.sha256(repr(agreed).encode()).hexdigest()
+
+    def idle_rehearsals(self) -> list[str]:
+        """Say which of `federation.vanish` can never happen: no such round, or another cohort."""
+        cohorts = {planned.number: planned.cohort for planned in self.rounds}
+        return [
+            f"client {event.client} is in no round {event.round}: it will not vanish there"
+            for event in self.federation.vanish
+            if event.client not in cohorts.get(event.round, ())
+        ]
 
     def terms(self, run_id: str, config_digest: str) -> Terms:
         """Return the first line of this plan's ledger."""
@@ -111,7 +126,7 @@ class Plan:
             accountant=self.privacy.accountant,
             mechanisms={name: release.mechanism for name, release in self.releases.items()},
             views=self.views(),
-            max_charges=self.max_charges(),
+            max_charges={} if self.mode == "none" else self.max_charges(),
             note="cohorts are public and fixed in advance: no amplification by client sampling",
         )
 
@@ -129,7 +144,7 @@ class Plan:
         """Return the session of one attempt at one round."""
         planned = self.rounds[number - 1]
         return secagg.Session(
-            run_id=run_id.encode(),
+            run_id=f"{run_id}/{self.digest}".encode(),
             round=number,
             attempt=attempt,
             cohort=planned.cohort,
@@ -188,6 +203,8 @@ def make_plan(
         dimension=dimension,
         public_records=public_records,
     )
+    # a trial's noise may need a wider ring than the final one's, so only the final ring is checked
+    trial = replace(planner, secure_sum=replace(secure_sum, modulus_bits="auto"))
     unchecked = Plan(
         mode=mode,
         seed=seed,
@@ -201,15 +218,18 @@ def make_plan(
         image_shape=image_shape,
         n_classes=n_classes,
         dimension=dimension,
-        releases=planner.releases(1.0),
+        releases=trial.releases(1.0),
         rounds=make_schedule(federation, n_prototypes=warmup.draws, n_training=recipe.rounds, seed=seed),
         guard=_guard(mode, federation),
         noise_multiplier=0.0,
     )
-    multiplier = 0.0 if mode == "none" else _calibrated(unchecked, planner)
+    multiplier = 0.0 if mode == "none" else _calibrated(unchecked, trial)
     plan = replace(unchecked, releases=planner.releases(multiplier), noise_multiplier=multiplier)
     for name in plan.releases:
-        plan.secagg_params(name)  # refuses a ring or a threshold that cannot be, before any work
+        try:
+            plan.secagg_params(name)  # refuses a ring or a threshold that cannot be, before any work
+        except ConfigError as error:
+            raise ConfigError(error.reason, key=f"secagg.{error.key}") from error
     return plan
 
 

@@ -45,7 +45,12 @@ _KINDS: dict[Mode, Literal["shares", "central", "local", "none"]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """A kind of sum: what its contributions are, and what one of them costs."""
+    """A kind of sum: what its contributions are, and what one of them costs.
+
+    The ring has room for a sample 1.5 times its expected size with every record at its bound on one
+    coordinate, and for noise of 12 standard deviations, exceeded with probability below 1e-32 a
+    coordinate: a matter of correctness, never of privacy, since a reduction is post-processing.
+    """
 
     name: ReleaseName
     mechanism: Mechanism
@@ -55,15 +60,6 @@ class Release:
     fixed_point: secagg.FixedPoint | None  # encodes updates that are not on the grid
     modulus_bits: int
     divisor: int  # public; what the sum is divided by
-
-    @property
-    def headroom(self) -> str:
-        """Say what the ring holds: a matter of correctness, never of privacy."""
-        return (
-            f"{self.modulus_bits} bits hold a sample {BATCH_SLACK} times its expected size with every record "
-            f"at its bound on one coordinate, and noise up to {WRAP_STDDEVS:.0f} standard deviations "
-            "(exceeded with probability below 1e-32 a coordinate)"
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

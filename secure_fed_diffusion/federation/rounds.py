@@ -61,22 +61,24 @@ def run_rounds(
     """Yield each round's outcome from round `first` on; the caller applies it before the next begins.
 
     Raises:
-        RunError: a round failed more often than the plan reserved.
+        RunError: a round failed and no repeat is left of those that the plan reserved.
     """
+    # Every repeat of this run counts, also those that a kill made: the reserve is one for the whole run.
+    repeats = sum(max(0, ledger.attempts(planned.number) - 1) for planned in plan.rounds)
     for planned in plan.rounds[first - 1 :]:
-        failures = 0
         while True:
             attempt = ledger.attempts(planned.number)
             try:
                 yield _attempt(server, engine, planned, attempt)
                 break
             except (SecureAggregationError, PrivacyError) as error:
-                failures += 1
-                if failures > plan.federation.reserved_attempts:
+                if repeats >= plan.federation.reserved_attempts:
                     raise RunError(
-                        f"round {planned.number} failed {failures} times, "
-                        f"federation.reserved_attempts={plan.federation.reserved_attempts}; the last: {error}"
+                        f"round {planned.number} failed, and all repeats that were paid for "
+                        f"(federation.reserved_attempts={plan.federation.reserved_attempts}) are used: "
+                        f"{error}"
                     ) from error
+                repeats += 1
                 note(f"round {planned.number}, attempt {attempt}: {error}; trying again")
 
 

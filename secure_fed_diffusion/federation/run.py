@@ -7,6 +7,7 @@ continues, and a ledger that never counts less than what left.
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from secure_fed_diffusion.diffusion.unet import build_unet
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.engines.in_process import Engine, InProcessEngine
 from secure_fed_diffusion.entropy import Entropy, system
-from secure_fed_diffusion.errors import ConfigError
+from secure_fed_diffusion.errors import ConfigError, RunError
 from secure_fed_diffusion.federation import checkpoint, server_view
 from secure_fed_diffusion.federation.assessment import Assessment
 from secure_fed_diffusion.federation.client import Client
@@ -74,9 +75,16 @@ class Run:
             first=self.finished_round + 1,
             note=observer.note,
         )
-        for outcome in rounds:
-            line = self._close(outcome, last=outcome.planned.number == last)
-            observer.round(line)
+        try:
+            for outcome in rounds:
+                number = outcome.planned.number
+                if number == self._last_prototypes:
+                    observer.note(f"training on the class means, {self.settings.warmup.steps} steps")
+                observer.round(self._close(outcome, last=number == last))
+        except RunError:
+            if self.finished_round:  # what was paid for is kept: the model so far, and its summary
+                self._finish()
+            raise
         return self._finish()
 
     def _close(self, outcome: Outcome, *, last: bool) -> dict[str, Any]:
@@ -104,9 +112,14 @@ class Run:
         self.finished_round = number
         return line
 
+    @property
+    def _last_prototypes(self) -> int:
+        """The round after which the warm-up trains, 0 without one."""
+        return sum(planned.release == "prototypes" for planned in self.plan.rounds)
+
     def _due(self, number: int) -> bool:
         """Evaluate each n-th round of training, and what the warm-up alone gave."""
-        n_prototypes = sum(planned.release == "prototypes" for planned in self.plan.rounds)
+        n_prototypes = self._last_prototypes
         if number <= n_prototypes:
             return number == n_prototypes
         return self.settings.evaluation.due(number - n_prototypes - 1, len(self.plan.rounds) - n_prototypes)
@@ -141,7 +154,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def plan_for(settings: RunSettings, dataset: Dataset, model: nn.Module) -> Plan:
-    """Make the plan of `settings`; the data give their public facts alone (shape, classes, declared size)."""
+    """Make the plan of `settings`; the data give their public facts alone: shape and classes."""
     return make_plan(
         seed=settings.run.seed,
         federation=settings.federation,
@@ -154,7 +167,7 @@ def plan_for(settings: RunSettings, dataset: Dataset, model: nn.Module) -> Plan:
         image_shape=dataset.image_shape,
         n_classes=dataset.n_classes,
         dimension=dimension(model),
-        public_records=len(dataset.train),
+        public_records=settings.federation.declared_records,
     )
 
 
@@ -196,12 +209,7 @@ def prepare(
         seed=settings.data.seed,
     )
     plan = plan_for(settings, dataset, model)
-    scratch = build_unet(
-        settings.model,
-        image_shape=dataset.image_shape,
-        n_classes=dataset.n_classes,
-        n_timesteps=settings.diffusion.timesteps,
-    ).to(device)
+    scratch = copy.deepcopy(model)
     objective = Objective(settings.diffusion, device)
     assessment = Assessment(settings, dataset, scratch, objective, device)
     ledger, run_id = open_ledger(folder, plan, config_text, resume=resume)

@@ -10,7 +10,7 @@ after it is post-processing.  A sum of fewer than `min_survivors` contributions 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -135,14 +135,14 @@ class Server:
             total += discrete_gaussian(release.mechanism.server_stddev, len(total), self._entropy)
         return total
 
-    def apply(self, total: npt.NDArray[np.int64], progress: Callable[[int, int], None] | None = None) -> None:
+    def apply(self, total: npt.NDArray[np.int64]) -> None:
         """Step the model along the sum; after the last class means, train on them."""
         release = self._release
         if release.name == "prototypes":
             self._means.append(self._estimate(total, release))
             planned = sum(planned.release == "prototypes" for planned in self._plan.rounds)
             if len(self._means) == planned:
-                self._warm_up(np.mean(self._means, axis=0, dtype=np.float32), progress)
+                self._warm_up(np.mean(self._means, axis=0, dtype=np.float32))
             return
         if release.fixed_point is None:
             mean = release.grid.to_float(total) / release.divisor
@@ -167,7 +167,7 @@ class Server:
             noise_stddev=mechanism.draw_stddev * np.sqrt(draws) / release.grid.scale,
         )
 
-    def _warm_up(self, means: npt.NDArray[np.float32], progress: Callable[[int, int], None] | None) -> None:
+    def _warm_up(self, means: npt.NDArray[np.float32]) -> None:
         warmup = self._plan.warmup
         train_on_means(
             self.model,
@@ -178,7 +178,6 @@ class Server:
             batch=warmup.batch,
             learning_rate=warmup.learning_rate,
             seed=self._plan.seed,
-            progress=progress,
         )
         self.average.restart(flatten(self.model))
 

@@ -28,7 +28,7 @@ LEARNED = (
 )
 NEVER = (
     "an image, a gradient or an update of any one client",
-    "how many records a client drew, or has of any class",
+    "how many records a client drew, or has of any class (frames have one size; response time is not hidden)",
     "a client's loss, or how much of its gradients was clipped",
 )
 _BINS = 48

@@ -47,8 +47,10 @@ class FederationSettings:
     """Who takes part in a round.
 
     `min_survivors` is the least number of contributions a released sum may hold; the noise is
-    calibrated so that this many, less `colluders`, already suffice.  `reserved_attempts` repeats of a
-    round are paid for in advance: a round that failed after its frames left is charged and done again.
+    calibrated so that this many, less `colluders`, already suffice.  `reserved_attempts` repeats, over the
+    whole run, are paid for in advance: a round that failed after its frames left is charged and done again.
+    `declared_records` is what the clients say in public that they hold together; it sizes the rings, so a
+    wrong figure costs correctness of the sum at worst, never privacy.
     `masked` is for the modes that promise nothing against the server (`none`, `central`) alone.
     """
 
@@ -57,6 +59,7 @@ class FederationSettings:
     colluders: int = 1
     min_survivors: int = 5
     reserved_attempts: int = 2
+    declared_records: int = 1200
     masked: bool = True
     vanish: tuple[Vanish, ...] = ()
 
@@ -81,6 +84,7 @@ class FederationSettings:
             f"0 <= colluders < federation.min_survivors={self.min_survivors}",
             self.colluders,
         )
+        _require(self.declared_records >= 1, "federation.declared_records", ">= 1", self.declared_records)
         _require(self.reserved_attempts >= 0, "federation.reserved_attempts", ">= 0", self.reserved_attempts)
         for event in self.vanish:
             _require(
@@ -258,7 +262,7 @@ class MachineSettings:
 
     def __post_init__(self) -> None:
         """Refuse negative numbers."""
-        _require(self.seed >= 0, "run.seed", ">= 0", self.seed)
+        _require(0 <= self.seed < 1 << 31, "run.seed", "0 <= seed < 2^31", self.seed)
         _require(self.threads >= 0, "run.threads", ">= 0", self.threads)
 
 

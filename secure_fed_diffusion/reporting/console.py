@@ -72,7 +72,7 @@ class RunProgress:
         facts = _facts(record)
         if self._live:
             shown = facts if self._console.width >= _WIDE_COLUMNS else _short_facts(record)
-            label = "warm-up" if index == 0 else f"round {index}/{self._total}"
+            label = f"round {index}/{self._total}"
             self._live.update(self._task, completed=index, description=label, facts=shown)
         evaluated = _metrics_text(record)
         if evaluated:
@@ -80,8 +80,7 @@ class RunProgress:
         if self._live and evaluated:
             self.note(f"round {index}: {evaluated}")
         elif not self._live and (evaluated or index % self._every == 0 or index in (1, self._total)):
-            head = "warm-up release" if index == 0 else f"round {index}/{self._total}"
-            _print_plain(self._console, f"{head} · {facts}")
+            _print_plain(self._console, f"round {index}/{self._total} · {facts}")
 
     def note(self, text: str) -> None:
         """Show a sentence above the bar, or as a line of its own."""

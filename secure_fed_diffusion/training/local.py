@@ -1,7 +1,8 @@
 """What a client does alone between two rounds: plain or private steps on its own records.
 
 `ClientData` holds the records as tensors; `records` gathers a batch with draws that are keyed by
-(seed, client, round, attempt, step, record), so no record's draw depends on which others were sampled.
+(seed, client, round, attempt, step, record), so no record's draw depends on which others were sampled.  A
+record keeps its number: a neighbouring data set has a gap there, and nobody else is renumbered.
 FedProx (Li et al. 2020, eq. 2) adds mu (w - w_round) to the gradient; it does not read the data, so it
 stands outside clip and noise.
 """

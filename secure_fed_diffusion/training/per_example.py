@@ -5,8 +5,9 @@ tensors), so the clip would act on a wrong norm.  `vmap(grad)` differentiates th
 as it stands, whatever the layers inside; `tests/training/test_per_example.py` holds every parameter of
 every block type against a one-example-at-a-time loop.
 
-Every micro-batch is padded to one shape: kernels round differently for other batch sizes, and a
-record's gradient must not depend on how many records stand beside it.
+A layer that draws random numbers is refused (`randomness="error"`): what it draws for one record would
+depend on the records beside it.  Every micro-batch is padded to one shape: kernels round differently for
+other batch sizes, and a record's gradient must not depend on how many records stand beside it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def per_example_gradients(model: nn.Module, objective: Objective, records: Recor
         return objective.loss_one(lambda *a, **k: functional_call(model, (weights, fixed), a, k), *record)
 
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
-        return vmap(grad(loss), in_dims=(None, 0, 0, 0, 0), randomness="different")(
+        return vmap(grad(loss), in_dims=(None, 0, 0, 0, 0), randomness="error")(
             params, records.images, records.labels, records.draws.timesteps, records.draws.noise
         )
 

@@ -6,8 +6,6 @@ network strokes instead of ten fixed images (DP-FETA's frequency-to-image warm-u
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -50,14 +48,13 @@ def train_on_means(
     batch: int,
     learning_rate: float,
     seed: int,
-    progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Train `model` in place on augmented `means` (classes, c, h, w) in [0, 1]; `progress(done, steps)`."""
+    """Train `model` in place on augmented `means` (classes, c, h, w) in [0, 1]."""
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     images = torch.from_numpy(means)
-    for step in range(steps):
+    for _ in range(steps):
         labels = torch.randint(len(images), (batch,), generator=generator)
         moved = augmented(images[labels], generator)
         x0 = pixel_unshuffle(moved * 2 - 1, patch)
@@ -67,5 +64,3 @@ def train_on_means(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if progress:
-            progress(step + 1, steps)

@@ -28,6 +28,7 @@ clients = 6
 clients_per_round = 5
 min_survivors = 4
 reserved_attempts = 1
+declared_records = 300
 [secagg]
 threshold = 4
 [model]

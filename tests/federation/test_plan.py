@@ -88,6 +88,22 @@ def test_combinations_that_cannot_be_are_refused_by_name(overrides: list[str], k
     assert words in str(caught.value)
 
 
+def test_a_rehearsed_loss_that_cannot_happen_is_said() -> None:
+    it = plan(
+        "distributed", "federation.vanish=[{round=99, client=0}, {round=1, client=0}, {round=1, client=1}]"
+    )
+    said = it.idle_rehearsals()
+    assert "client 0 is in no round 99: it will not vanish there" in said
+    absent = set(range(6)) - set(it.rounds[0].cohort)
+    assert len(said) == 1 + len(absent & {0, 1})
+
+
+def test_two_plans_share_no_session() -> None:
+    digests = {plan("distributed").digest, plan("distributed", "modes.distributed.clip_norm=0.06").digest}
+    digests |= {plan("distributed", "modes.distributed.sampling_rate=0.2").digest}
+    assert len(digests) == 3
+
+
 def test_float_updates_without_headroom_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"secagg\.modulus_bits"):
         plan("none", "secagg.modulus_bits=30")

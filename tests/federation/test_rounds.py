@@ -40,7 +40,7 @@ def test_too_few_clients_fail_the_round_as_often_as_was_reserved(phase: str) -> 
     cohort = it.plan.rounds[0].cohort
     it.engine.absent = lambda number, client, step: client in cohort[:2] and step == phase
     notes: list[str] = []
-    with pytest.raises(RunError, match=r"round 1 failed 2 times, federation\.reserved_attempts=1"):
+    with pytest.raises(RunError, match=r"round 1 failed, .* \(federation\.reserved_attempts=1\) are used"):
         next(run_rounds(it.plan, it.server, it.engine, it.book, first=1, note=notes.append))
     assert len(notes) == 1
 

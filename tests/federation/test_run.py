@@ -132,6 +132,44 @@ def test_a_round_that_left_before_the_kill_is_paid_for_twice(tmp_path: Path) -> 
     verify(folder / "ledger.jsonl", head=summary["ledger_head"])
 
 
+def test_a_kill_in_the_warm_up_is_paid_for_from_the_reserve_too(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = make(folder, "distributed", "federation.clients_per_round=6", "federation.min_survivors=5")
+
+    class Killed(BaseException):
+        pass
+
+    def die(total: object) -> None:
+        raise Killed
+
+    run.server.apply = die  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        finish(run)
+    overrides = ("federation.clients_per_round=6", "federation.min_survivors=5")
+    summary = finish(make(folder, "distributed", *overrides, resume=True))
+    assert summary["finished"]
+
+
+def test_a_run_that_cannot_pay_for_its_last_round_keeps_what_it_has(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    overrides = (
+        "federation.clients_per_round=6",
+        "federation.min_survivors=5",
+        "federation.reserved_attempts=0",
+    )
+    with pytest.raises(KeyboardInterrupt):
+        finish(make(folder, "distributed", *overrides), Watcher(stop_after=2))
+    run = make(folder, "distributed", *overrides, resume=True)
+    for client_id in run.plan.rounds[2].cohort:  # as if a kill had come after these frames left
+        run.ledger.charge(client_id, round=3, attempt=0, mechanism="training")
+    with pytest.raises(RunError, match=r"round 4 failed.*reserved_attempts=0"):
+        finish(run)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert not summary["finished"]
+    assert summary["rounds"] == 3
+    assert (folder / "model" / "pipeline.py").exists()
+
+
 def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     head = finish(make(folder))["ledger_head"]

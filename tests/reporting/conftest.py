@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from synthetic_run import write_run
+
+from tests.reporting.synthetic_run import write_run
 
 
 @pytest.fixture(scope="session")

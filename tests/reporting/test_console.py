@@ -5,9 +5,9 @@ import re
 
 import pytest
 from rich.console import Console
-from synthetic_run import nested, record
 
 from secure_fed_diffusion.reporting import RunProgress, epsilon_table
+from tests.reporting.synthetic_run import nested, record
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
@@ -30,7 +30,7 @@ def test_a_log_has_plain_lines_and_no_control_character() -> None:
         progress.note("client 7 \x1b[31mwent\x07 missing\r")
     assert not CONTROL.search(stream.getvalue())
     lines = stream.getvalue().splitlines()
-    assert lines[0].startswith("warm-up release · ε")
+    assert lines[0].startswith("round 0/40 · ε")
     assert any(line.startswith("round 40/40 · ε 9.94 of 10 (sum_c1, PLD)") for line in lines)
     assert "FID (lenet84_digits)" in lines[0]
 

@@ -10,10 +10,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from synthetic_run import grid
 
 from secure_fed_diffusion.errors import RunError
 from secure_fed_diffusion.reporting import write_report
+from tests.reporting.synthetic_run import grid
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
 
