@@ -19,7 +19,7 @@ import fcntl
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, get_args
@@ -125,18 +125,12 @@ class Ledger:
         """
         charge = Charge(client_id=client_id, round=round, attempt=attempt, mechanism=mechanism, steps=steps)
         reached = self._account.price(charge)
-        self._append(
-            {
-                "kind": "charge",
-                "client_id": client_id,
-                "round": round,
-                "attempt": attempt,
-                "mechanism": mechanism,
-                "steps": steps,
-                "epsilon": write_epsilon(reached),
-            }
-        )
+        self._append({"kind": "charge", **asdict(charge), "epsilon": write_epsilon(reached)})
         self._account.add(charge)
+
+    def price(self, charge: Charge) -> float:
+        """Return the guarded ε that `charge` would reach, or refuse it; nothing is written."""
+        return self._account.price(charge)
 
     def spent(self, client_id: int) -> Mapping[Mechanism, int]:
         """Return the steps of each mechanism that this client was charged for."""

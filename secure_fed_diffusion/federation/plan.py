@@ -27,7 +27,7 @@ from secure_fed_diffusion.dp.accounting import epsilon
 from secure_fed_diffusion.dp.calibration import calibrate
 from secure_fed_diffusion.dp.mechanism import Mechanism, View
 from secure_fed_diffusion.dp.terms import Terms
-from secure_fed_diffusion.errors import ConfigError, PrivacyError
+from secure_fed_diffusion.errors import BudgetExceededError, ConfigError
 from secure_fed_diffusion.federation.release import Release, ReleasePlanner
 from secure_fed_diffusion.federation.schedule import (
     ReleaseName,
@@ -188,7 +188,8 @@ def make_plan(
 
     Raises:
         ConfigError: settings that contradict each other; names the key, the value and the bound.
-        PrivacyError: no noise meets the budget (the warm-up alone may exceed it).
+        BudgetExceededError: the configured noise, or the warm-up alone, would overspend.
+        PrivacyError: no noise meets the budget.
     """
     mode = privacy.mode
     recipe: ModeSettings = getattr(modes, mode)
@@ -223,7 +224,7 @@ def make_plan(
         guard=_guard(mode, federation),
         noise_multiplier=0.0,
     )
-    multiplier = 0.0 if mode == "none" else _calibrated(unchecked, trial)
+    multiplier = 0.0 if mode == "none" else _noise_for(unchecked, trial)
     plan = replace(unchecked, releases=planner.releases(multiplier), noise_multiplier=multiplier)
     for name in plan.releases:
         try:
@@ -233,42 +234,45 @@ def make_plan(
     return plan
 
 
-def _calibrated(plan: Plan, planner: ReleasePlanner) -> float:
-    """Return the smallest multiplier of the training release that keeps the whole plan in its budget."""
-    most = plan.max_charges()
+def _noise_for(plan: Plan, planner: ReleasePlanner) -> float:
+    """Return the multiplier of the training release that keeps the whole plan in its budget.
+
+    Raises:
+        BudgetExceededError: the configured multiplier, or the warm-up alone, overspends.
+        PrivacyError: no multiplier meets the budget.
+    """
+    privacy, most = plan.privacy, plan.max_charges()
 
     def counts(multiplier: float) -> dict[Mechanism, int]:
-        return {
-            release.mechanism: most[name]
-            for name, release in planner.releases(multiplier).items()
-            if most[name] > 0
-        }
+        releases = planner.releases(multiplier)
+        return {release.mechanism: most[name] for name, release in releases.items() if most[name] > 0}
 
-    warm_up = {
-        release.mechanism: most[name]
-        for name, release in plan.releases.items()
-        if name == "prototypes" and most[name] > 0
-    }
-    alone = epsilon(warm_up, delta=plan.privacy.delta, view=plan.guard, accountant=plan.privacy.accountant)
-    if alone >= plan.privacy.epsilon:  # no noise on the training could make up for it
-        raise PrivacyError(
-            f"privacy.epsilon={plan.privacy.epsilon} cannot be met: the warm-up alone costs {alone:.3g}; "
-            f"raise warmup.noise_multiplier={plan.warmup.noise_multiplier} or lower "
+    def cost(steps: Mapping[Mechanism, int]) -> float:
+        return epsilon(steps, delta=privacy.delta, view=plan.guard, accountant=privacy.accountant)
+
+    warm_up = plan.releases["prototypes"].mechanism
+    alone = cost({warm_up: most["prototypes"]}) if most["prototypes"] else 0.0
+    if alone >= privacy.epsilon:  # no noise on the training could make up for it
+        raise BudgetExceededError(
+            f"privacy.epsilon={privacy.epsilon:g} is less than the warm-up alone costs, {alone:.3g}: raise "
+            f"warmup.noise_multiplier={plan.warmup.noise_multiplier:g} or lower "
             f"warmup.draws={plan.warmup.draws}"
         )
-    try:
-        return calibrate(
-            counts,
-            target_epsilon=plan.privacy.epsilon,
-            delta=plan.privacy.delta,
-            view=plan.guard,
-            accountant=plan.privacy.accountant,
-        )
-    except PrivacyError as error:
-        raise PrivacyError(
-            f"privacy.epsilon={plan.privacy.epsilon} cannot be met: {error}; raise it, or spend less on the "
-            f"warm-up: warmup.noise_multiplier={plan.warmup.noise_multiplier}, draws={plan.warmup.draws}"
-        ) from error
+    if privacy.noise_multiplier is not None:
+        asked = cost(counts(privacy.noise_multiplier))
+        if asked > privacy.epsilon:
+            raise BudgetExceededError(
+                f"privacy.noise_multiplier={privacy.noise_multiplier:g} would spend ε = {asked:.4g} in the "
+                f"view {plan.guard.key}, privacy.epsilon={privacy.epsilon:g}"
+            )
+        return privacy.noise_multiplier
+    return calibrate(
+        counts,
+        target_epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        view=plan.guard,
+        accountant=privacy.accountant,
+    )
 
 
 def _check_threshold(federation: FederationSettings, secure_sum: SecureSumSettings) -> None:

@@ -22,10 +22,11 @@ from secure_fed_diffusion.data.partition import partition
 from secure_fed_diffusion.diffusion.objective import Objective
 from secure_fed_diffusion.diffusion.sampler import save_pipeline
 from secure_fed_diffusion.diffusion.unet import build_unet
+from secure_fed_diffusion.dp.account import Charge
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.engines.in_process import Engine, InProcessEngine
 from secure_fed_diffusion.entropy import Entropy, system
-from secure_fed_diffusion.errors import ConfigError, RunError
+from secure_fed_diffusion.errors import BudgetExceededError, ConfigError, RunError
 from secure_fed_diffusion.federation import checkpoint, server_view
 from secure_fed_diffusion.federation.assessment import Assessment
 from secure_fed_diffusion.federation.client import Client
@@ -218,6 +219,7 @@ def prepare(
     if saved is not None:
         server.load_state_dict(saved[1])
     finished = saved[0] if saved else 0
+    _require_affordable(plan, ledger, finished)
     cut_metrics(folder, finished)
     handlers = {}
     for client_id, indices in enumerate(parts):
@@ -244,6 +246,34 @@ def prepare(
         class_names=tuple(dataset.class_names),
         finished_round=finished,
     )
+
+
+def _require_affordable(plan: Plan, ledger: Ledger, finished: int) -> None:
+    """Refuse to go on where too few clients can pay for the next round.
+
+    Raises:
+        BudgetExceededError: with the reason of the first that cannot.
+    """
+    if finished == len(plan.rounds):
+        return
+    planned = plan.rounds[finished]
+    refusals = []
+    for client_id in planned.cohort:
+        try:
+            ledger.price(
+                Charge(
+                    client_id=client_id,
+                    round=planned.number,
+                    attempt=ledger.attempts(planned.number),
+                    mechanism=planned.release,
+                    steps=plan.releases[planned.release].steps,
+                )
+            )
+        except BudgetExceededError as error:
+            refusals.append(str(error))
+    if len(planned.cohort) - len(refusals) < plan.federation.min_survivors:
+        ledger.close()
+        raise BudgetExceededError(f"the budget is spent: {refusals[0]}")
 
 
 def _rehearsed(settings: RunSettings) -> Any:

@@ -117,10 +117,15 @@ class SecureSumSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacySettings:
-    """What is promised: (epsilon, delta) for the whole run, in the guard view of the mode."""
+    """What is promised: (epsilon, delta) for the whole run, in the guard view of the mode.
+
+    The noise is calibrated to `epsilon`, unless `noise_multiplier` fixes it: a plan that would then
+    overspend is refused before any work.
+    """
 
     mode: Mode = "distributed"
     epsilon: float = 10.0
+    noise_multiplier: float | None = None  # of the training release, in the guard view
     delta: float = 1e-5
     accountant: Literal["pld", "rdp"] = "pld"
 
@@ -128,6 +133,10 @@ class PrivacySettings:
         """Refuse budgets that are no budgets."""
         _require(math.isfinite(self.epsilon) and self.epsilon > 0, "privacy.epsilon", "> 0", self.epsilon)
         _require(0 < self.delta < 1, "privacy.delta", "0 < delta < 1", self.delta)
+        fixed = self.noise_multiplier
+        _require(
+            fixed is None or (math.isfinite(fixed) and fixed > 0), "privacy.noise_multiplier", "> 0", fixed
+        )
 
 
 def _check_common(settings: object, mode: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from secure_fed_diffusion.dp.accounting import epsilon
 from secure_fed_diffusion.dp.mechanism import View
-from secure_fed_diffusion.errors import ConfigError, PrivacyError
+from secure_fed_diffusion.errors import BudgetExceededError, ConfigError
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.schedule import most_participations
 from tests.federation.small import federation, settings_for
@@ -110,8 +110,14 @@ def test_float_updates_without_headroom_are_refused() -> None:
 
 
 def test_a_warm_up_that_spends_the_budget_alone_is_refused_before_any_work() -> None:
-    with pytest.raises(PrivacyError, match=r"privacy\.epsilon=0\.5 cannot be met"):
+    with pytest.raises(BudgetExceededError, match="less than the warm-up alone costs"):
         plan("distributed", "privacy.epsilon=0.5", "warmup.noise_multiplier=0.5")
+
+
+def test_a_fixed_noise_that_overspends_is_refused_and_one_that_does_not_is_taken() -> None:
+    with pytest.raises(BudgetExceededError, match=r"privacy\.noise_multiplier=0\.5 would spend ε = \d+"):
+        plan("distributed", "privacy.noise_multiplier=0.5", "privacy.epsilon=2.0")
+    assert plan("distributed", "privacy.noise_multiplier=3.0").noise_multiplier == 3.0
 
 
 def test_the_ring_holds_a_large_sample_and_the_noise() -> None:

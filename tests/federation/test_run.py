@@ -12,7 +12,7 @@ import pytest
 
 from secure_fed_diffusion import config
 from secure_fed_diffusion.dp.ledger import verify
-from secure_fed_diffusion.errors import ConfigError, LedgerError, RunError
+from secure_fed_diffusion.errors import BudgetExceededError, ConfigError, LedgerError, RunError
 from secure_fed_diffusion.federation.folder import read_lines
 from secure_fed_diffusion.federation.run import Run, prepare
 from secure_fed_diffusion.federation.settings import MODES
@@ -162,8 +162,10 @@ def test_a_run_that_cannot_pay_for_its_last_round_keeps_what_it_has(tmp_path: Pa
     run = make(folder, "distributed", *overrides, resume=True)
     for client_id in run.plan.rounds[2].cohort:  # as if a kill had come after these frames left
         run.ledger.charge(client_id, round=3, attempt=0, mechanism="training")
-    with pytest.raises(RunError, match=r"round 4 failed.*reserved_attempts=0"):
+    with pytest.raises(RunError, match=r"round 4 failed.*reserved_attempts=0.*the plan reserves 3"):
         finish(run)
+    with pytest.raises(BudgetExceededError, match="the budget is spent"):
+        make(folder, "distributed", *overrides, resume=True)
     summary = json.loads((folder / "summary.json").read_text())
     assert not summary["finished"]
     assert summary["rounds"] == 3
