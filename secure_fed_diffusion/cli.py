@@ -20,6 +20,7 @@ from secure_fed_diffusion.errors import ConfigError, SecureFedDiffusionError
 try:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # typer with click 8.5, on import
+        import click
         import typer
 except ImportError:
     sys.exit("sfd needs the training extra: pip install 'secure-fed-diffusion[train]'")
@@ -165,15 +166,19 @@ def bench(what: Benchmark, as_json: AsJson = False) -> None:
 def main() -> None:
     """Run `sfd`; the entry point of the distribution."""
     try:
-        app()
+        raise SystemExit(app(standalone_mode=False) or 0)
+    except click.UsageError as error:
+        if not error.format_message():
+            raise SystemExit(2) from None  # no arguments: the help was printed
+        _fail(error.format_message(), 2)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("stopped", 130)
     except ConfigError as error:
         _fail(str(error), 2)
     except SecureFedDiffusionError as error:
         _fail(str(error), 1)
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        _fail("stopped", 130)
 
 
 def _fail(message: str, status: int) -> NoReturn:

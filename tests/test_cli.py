@@ -112,7 +112,7 @@ def test_a_run_ends_with_the_path_of_its_report(
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert lines[0].startswith("mode distributed: ε <= 10 at δ = 1e-05 in the view sum_c1")
-    assert lines[1].startswith("round 1/2 · ε ")
+    assert any(line.startswith("round 1/2 · ε ") for line in lines)
     assert lines[-1] == f"report: {folder / 'report.html'}"
     assert "\x1b" not in done.stdout
     assert (folder / "report.html").stat().st_size > 10_000
@@ -161,7 +161,7 @@ def test_a_budget_that_the_warm_up_alone_would_spend_is_refused_before_any_work(
     sfd: Ask, config_file: Path, tmp_path: Path
 ) -> None:
     answer = sfd("run", config_file, "--out", tmp_path / "run", "--set", "privacy.epsilon=0.1")
-    assert_refused(answer, 1, "privacy.epsilon=0.1 cannot be met", "warmup.noise_multiplier=4.0")
+    assert_refused(answer, 1, "privacy.epsilon=0.1 ", "the warm-up alone", "warmup.noise_multiplier=4")
     assert not (tmp_path / "run").exists()
 
 
@@ -362,7 +362,7 @@ def test_a_run_that_is_struck_down_is_paid_for_and_goes_on(
     blow: signal.Signals, sfd: Ask, config_file: Path, tmp_path: Path
 ) -> None:
     folder, log = tmp_path / "run", tmp_path / "left.jsonl"
-    words = ["run", str(config_file), "--out", str(folder), "--set", "modes.distributed.rounds=12"]
+    words = ["run", str(config_file), "--out", str(folder), "--set", "modes.distributed.rounds=6"]
     process = subprocess.Popen(
         [sys.executable, "-c", WATCHED, str(log), *words],
         stdout=subprocess.PIPE,
@@ -375,7 +375,7 @@ def test_a_run_that_is_struck_down_is_paid_for_and_goes_on(
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        time.sleep(0.3)  # into a round
+        time.sleep(0.2)  # into a round
         process.send_signal(blow)
         out, err = process.communicate(timeout=60)
     finally:
@@ -401,7 +401,7 @@ def test_a_run_that_is_struck_down_is_paid_for_and_goes_on(
     assert resumed.status == 0, resumed.err
     summary = json.loads(resumed.out)
     assert summary["finished"] is True
-    assert [line["round"] for line in read_lines(folder / "metrics.jsonl")] == list(range(1, 14))
+    assert [line["round"] for line in read_lines(folder / "metrics.jsonl")] == list(range(1, 8))
     assert verify(folder / "ledger.jsonl", head=summary["ledger_head"]).truncation_excluded
     spent = summary["epsilon"]["sum_c1"]["pld"]
     assert 0 < spent <= 10.0

@@ -23,6 +23,7 @@ from secure_fed_diffusion.training.vectors import load_flat
 
 HOLDOUT_RECORDS = 256
 GRID_COLUMNS = 10
+GRID_STEPS = 50  # of stochastic DDIM, for grids that are drawn later
 _CELL_PIXELS = 56  # height of an image in the grid, in whole multiples of its own
 _GAP_PIXELS, _GAP_GREY = 4, 96
 
@@ -119,7 +120,12 @@ def draw_grid(model: Path, path: Path, *, per_class: int, seed: int) -> int:
     pipeline = load_pipeline(model)
     n_classes = pipeline.unet.config.num_class_embeds
     labels = np.arange(n_classes * per_class) % n_classes
-    drawn = pipeline(labels, generator=torch.Generator().manual_seed(seed), output_type="np").images
+    drawn = pipeline(
+        labels,
+        num_inference_steps=min(GRID_STEPS, pipeline.scheduler.config.num_train_timesteps),
+        generator=torch.Generator().manual_seed(seed),
+        output_type="np",
+    ).images
     images = (drawn.transpose(0, 3, 1, 2) * 255).round().astype(np.uint8)
     write_grid(ImageSet(images=images, labels=labels), n_classes, path)
     return len(labels)

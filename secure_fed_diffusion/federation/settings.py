@@ -290,3 +290,12 @@ class RunSettings:
     modes: ModesSettings = field(default_factory=ModesSettings)
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse sections that contradict each other."""
+        _require(
+            self.sampler.steps <= self.diffusion.timesteps,
+            "sampler.steps",
+            f"<= diffusion.timesteps={self.diffusion.timesteps}",
+            self.sampler.steps,
+        )

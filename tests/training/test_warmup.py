@@ -62,12 +62,6 @@ def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone() -
     assert not torch.equal(flatten(models[0]), flatten(models[2]))
 
 
-def test_the_progress_counts_to_the_end() -> None:
-    seen: list[tuple[int, int]] = []
-    train(unet_of(1), steps=3, progress=lambda done, steps: seen.append((done, steps)))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
-
-
 def test_the_means_that_were_given_are_not_altered() -> None:
     means = means_of()
     train_on_means(unet_of(1), OBJECTIVE, means, patch=1, steps=1, batch=8, learning_rate=1e-3, seed=0)
