@@ -99,7 +99,7 @@ class Run:
         weights = self.server.average.average
         line["holdout_loss"] = self.assessment.holdout_loss(weights)
         if last or self._due(number):
-            line |= self.assessment.measure(
+            line |= self.assessment.floor | self.assessment.measure(
                 weights, grid=self.folder.grid(number), last=last, seed=self.settings.run.seed + number
             )
         line["seconds"]["evaluation"] = round(time.perf_counter() - started, 4)

@@ -31,7 +31,7 @@ def summarize(
     metrics = {
         key: value
         for key, value in (evaluated[-1] if evaluated else {}).items()
-        if key.startswith("fid_") or key in ("prototype_accuracy", "tstr_cnn")
+        if (key.startswith("fid_") and key not in floor) or key in ("prototype_accuracy", "tstr_cnn")
     }
     parts: dict[str, float] = {}
     for line in lines:

@@ -60,6 +60,7 @@ def test_every_mode_runs_from_one_configuration_by_one_key(mode: str, tmp_path: 
     assert config.load(folder / "config.toml") == settings_for(mode)
     last = watcher.records[-1]
     assert {"prototype_accuracy", "tstr_cnn", "fid_lenet32_digits", "holdout_loss"} <= set(last)
+    assert last["fid_floor_lenet32_digits"] == summary["floor"]["fid_floor_lenet32_digits"] > 0
     assert last["survivors"] == last["cohort"]
     guard = last["epsilon"][last["guard_view"]]["pld"]
     if mode == "none":
@@ -80,7 +81,7 @@ def test_nothing_private_is_on_the_lines_that_people_see(tmp_path: Path) -> None
     allowed = {
         *("round", "kind", "mode", "epsilon", "delta", "unit", "relation", "budget_epsilon", "guard_view"),
         *("attempt", "cohort", "survivors", "dropped", "bytes_up", "bytes_down", "seconds", "holdout_loss"),
-        *("prototype_accuracy", "tstr_cnn", "fid_lenet32_digits"),
+        *("prototype_accuracy", "tstr_cnn", "fid_lenet32_digits", "fid_floor_lenet32_digits"),
     }
     assert {key for record in watcher.records for key in record} <= allowed
 
