@@ -162,6 +162,19 @@ def test_a_run_without_privacy_says_in_its_first_line_that_it_protects_nothing(
     assert "budget of" not in page.text
 
 
+def test_a_run_whose_every_view_is_unprotected_has_no_empty_section(new_run: Callable[..., Path]) -> None:
+    folder = new_run(mode="none", rounds=6)
+    nothing = {view: {"pld": None, "rdp": None} for view in ("raw_update", "sum_c0", "released_model")}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [{**line, "epsilon": nothing} for line in lines]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "epsilon": nothing}))
+    _, page = _write(folder)
+    assert "ε = ∞" in page.text
+    assert "What this ε means" not in page.text
+
+
 def test_a_view_without_a_bound_reads_no_guarantee(new_run: Callable[..., Path]) -> None:
     _, page = _write(new_run(mode="central", rounds=6))
     assert "no guarantee" in page.text
