@@ -183,8 +183,8 @@ def make_plan(
     Args:
         seed: public; decides the cohorts and the draws that do not depend on data.
         dimension: trainable parameters of the model.
-        public_records: declared size of all clients' data together; only sizes the divisor of the warm-up
-            and the ring, so a wrong declaration costs utility and never privacy.
+        public_records: declared size of all clients' data together; only sizes the warm-up's ring, so a
+            wrong declaration can cost the correctness of that sum and never privacy.
 
     Raises:
         ConfigError: settings that contradict each other; names the key, the value and the bound.

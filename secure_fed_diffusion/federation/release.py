@@ -1,8 +1,8 @@
 """The two kinds of sum of a run: what a contribution to each is, and what it costs.
 
 A release fixes, in one place, the grid that bounds a contribution, the noise that goes with it, the ring
-that holds the sum and the public divisor.  `describe_releases` is a function of the noise multiplier of
-the training release alone, which is what the calibration turns.
+that holds the sum and the public divisor.  `ReleasePlanner.releases` is a function of the noise multiplier
+of the training release alone, which is what the calibration turns.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ class Release:
     grid: IntegerGrid  # of the clipped vectors
     fixed_point: secagg.FixedPoint | None  # encodes updates that are not on the grid
     modulus_bits: int
-    divisor: int  # public; what the sum is divided by
+    divisor: int  # public: the expected batch, which sizes the ring and divides a sum of gradients
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleasePlanner:
     """What the releases of a plan depend on, the noise multiplier apart.
 
-    `public_records` is the declared size of all data together; it sizes the warm-up's divisor and the
-    rings, so a wrong declaration costs utility and never privacy.
+    `public_records` is the declared size of all data together; it sizes the warm-up's ring, so a wrong
+    declaration can cost the correctness of that sum and never privacy.
     """
 
     mode: Mode

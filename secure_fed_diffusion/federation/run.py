@@ -20,6 +20,7 @@ from torch import nn
 from secure_fed_diffusion.data.datasets import Dataset, load
 from secure_fed_diffusion.data.partition import partition
 from secure_fed_diffusion.diffusion.objective import Objective
+from secure_fed_diffusion.diffusion.patches import model_shape
 from secure_fed_diffusion.diffusion.sampler import save_pipeline
 from secure_fed_diffusion.diffusion.unet import build_unet
 from secure_fed_diffusion.dp.account import Charge
@@ -35,9 +36,10 @@ from secure_fed_diffusion.federation.folder import Folder, cut_metrics, open_led
 from secure_fed_diffusion.federation.plan import Plan, make_plan
 from secure_fed_diffusion.federation.rounds import Outcome, record, run_rounds
 from secure_fed_diffusion.federation.server import Server
-from secure_fed_diffusion.federation.settings import RunSettings
+from secure_fed_diffusion.federation.settings import AveragingSettings, RunSettings
 from secure_fed_diffusion.federation.summary import summarize
 from secure_fed_diffusion.training.local import ClientData
+from secure_fed_diffusion.training.per_example import is_position_independent
 from secure_fed_diffusion.training.vectors import dimension, load_flat
 
 
@@ -212,6 +214,7 @@ def prepare(
     plan = plan_for(settings, dataset, model)
     scratch = copy.deepcopy(model)
     objective = Objective(settings.diffusion, device)
+    _require_exact_micro_batches(plan, scratch, objective)
     assessment = Assessment(settings, dataset, scratch, objective, device)
     ledger, run_id = open_ledger(folder, plan, config_text, resume=resume)
     server = Server(run_id, plan, model, objective, entropy=entropy)
@@ -246,6 +249,24 @@ def prepare(
         class_names=tuple(dataset.class_names),
         finished_round=finished,
     )
+
+
+def _require_exact_micro_batches(plan: Plan, model: nn.Module, objective: Objective) -> None:
+    """Refuse a micro-batch at which, on this machine, one record could move more than its own vector.
+
+    Raises:
+        ConfigError: names the mode's key.
+    """
+    if isinstance(plan.recipe, AveragingSettings):
+        return
+    size = plan.recipe.micro_batch
+    shape = model_shape(plan.image_shape, plan.patch)
+    if not is_position_independent(model, objective, image_shape=shape, n_classes=plan.n_classes, size=size):
+        raise ConfigError(
+            f"at {size} this machine gives a record another gradient at another place of the batch, so the "
+            "sensitivity would not hold; multiples of 16 are usually exact",
+            key=f"modes.{plan.mode}.micro_batch",
+        )
 
 
 def _require_affordable(plan: Plan, ledger: Ledger, finished: int) -> None:

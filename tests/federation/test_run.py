@@ -226,6 +226,15 @@ def test_a_gpu_that_is_not_there_is_refused_before_any_work(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_micro_batch_that_is_not_exact_here_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secure_fed_diffusion.federation.run.is_position_independent", lambda *_, **__: False)
+    with pytest.raises(ConfigError, match=r"modes\.distributed\.micro_batch: at 16"):
+        make(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_model_folder_loads_with_diffusers_alone(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     finish(make(folder))

@@ -18,7 +18,14 @@ from secure_fed_diffusion.diffusion.unet import (
     ModelSettings,
     build_unet,
 )
-from secure_fed_diffusion.training.per_example import Records, micro_batches, per_example_gradients
+from secure_fed_diffusion.training import per_example
+from secure_fed_diffusion.training.per_example import (
+    Records,
+    is_position_independent,
+    micro_batches,
+    per_example_gradients,
+)
+from secure_fed_diffusion.training.vectors import flat_rows
 
 K = 2
 DIFFUSION = DiffusionSettings(noise_multiplicity=K, timesteps=50)
@@ -118,16 +125,36 @@ def test_an_empty_batch_gives_rows_of_no_length() -> None:
     assert list(micro_batches(model, objective, empty, 4)) == []
 
 
-def test_a_record_s_gradient_does_not_depend_on_what_stands_beside_it() -> None:
-    model, objective, records = build({}, torch.float32)
-    whole = [g for chunk in micro_batches(model, objective, records, 16) for g in chunk.values()]
-    last = torch.tensor([2])
-    alone = Records(
-        records.images[last],
-        records.labels[last],
-        Draws(records.draws.timesteps[last], records.draws.noise[last]),
-    )
-    single = [g for chunk in micro_batches(model, objective, alone, 16) for g in chunk.values()]
-    # Within one micro-batch shape the kernels are the same; rows may still sit at another place in it.
-    for several, one in zip(whole, single, strict=True):
-        torch.testing.assert_close(several[2], one[0], rtol=1e-5, atol=1e-7)
+@pytest.mark.parametrize("gone", [0, 7, 19])
+def test_taking_a_record_away_changes_no_other_record_s_gradient_by_a_bit(gone: int) -> None:
+    model, objective, _ = build({}, torch.float32)
+    generator = torch.Generator().manual_seed(3)
+    n = 20  # more than one micro-batch, the last one padded
+    draws = draw(DIFFUSION, (1, 8, 8), keys=[(record,) for record in range(n)])
+    images, labels = torch.randn((n, 1, 8, 8), generator=generator), torch.arange(n) % 3
+
+    def rows(kept: list[int]) -> Tensor:
+        index = torch.tensor(kept)
+        records = Records(images[index], labels[index], Draws(draws.timesteps[index], draws.noise[index]))
+        return torch.cat([flat_rows(chunk) for chunk in micro_batches(model, objective, records, 16)])
+
+    rest = [i for i in range(n) if i != gone]
+    assert torch.equal(rows(list(range(n)))[rest], rows(rest))
+
+
+def test_the_check_of_a_micro_batch_sees_a_model_whose_rows_depend_on_their_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, objective, _ = build({}, torch.float32)
+    facts = {"image_shape": (1, 8, 8), "n_classes": 3, "size": 16}
+    assert is_position_independent(model, objective, **facts)
+    honest = per_example.per_example_gradients
+
+    def with_an_edge(*arguments: object) -> dict[str, Tensor]:
+        gradients = honest(*arguments)
+        for gradient in gradients.values():
+            gradient[-1] *= 1 + 2**-22  # one unit in the last places, in the last row alone
+        return gradients
+
+    monkeypatch.setattr(per_example, "per_example_gradients", with_an_edge)
+    assert not is_position_independent(model, objective, **facts)
