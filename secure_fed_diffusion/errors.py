@@ -16,7 +16,8 @@ share or a vector.  Catch `SecureFedDiffusionError` to catch them all, or one fa
         ├── PhaseError           a step out of order, or a machine that already failed
         ├── PolicyError          the server proposes what this client's own policy refuses
         ├── RecoveryError        a secret does not match what its owner advertised
-        └── TooFewClientsError   below the threshold: the sum stays hidden for good
+        ├── TooFewClientsError   below the threshold: the sum stays hidden for good
+        └── VerificationError    the sum that is shown is not the sum of the announced inputs
 """
 
 from __future__ import annotations
@@ -89,3 +90,7 @@ class RecoveryError(SecureAggregationError):
 
 class TooFewClientsError(SecureAggregationError):
     """Fewer clients than the threshold are left; the sum stays hidden for good."""
+
+
+class VerificationError(SecureAggregationError):
+    """The sum that the server shows is not the sum of the announced survivors' inputs."""

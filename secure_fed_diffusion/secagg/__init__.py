@@ -13,12 +13,14 @@ Source: Bonawitz et al., CCS 2017 (double masking); Bell et al., CCS 2020 (k-reg
 [3, 30]
 """
 
-from .client import Client
+from .client import Client, Latch
 from .encoding import Encoded, FixedPoint
-from .params import Policy, SecAggParams
+from .params import SecAggParams
 from .phases import PHASES
+from .policy import Policy
 from .server import Server
 from .session import Session
+from .signing import Roster, SigningKey
 from .simulate import SimulationResult, TranscriptEntry, simulate
 
 __all__ = [
@@ -26,10 +28,13 @@ __all__ = [
     "Client",
     "Encoded",
     "FixedPoint",
+    "Latch",
     "Policy",
+    "Roster",
     "SecAggParams",
     "Server",
     "Session",
+    "SigningKey",
     "SimulationResult",
     "TranscriptEntry",
     "simulate",

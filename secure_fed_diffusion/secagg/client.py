@@ -1,74 +1,82 @@
-"""One client of one round, sans I/O: server frames in, its own frames out.
+"""One client of one key set-up, sans I/O: server frames in, its own frames out.
 
-    advertise() -> share_keys(frame) -> masked_input(frame, vector) -> unmask(frame)
+    advertise() -> [choose(frame) ->] share_keys(frame)
+        -> masked_input(frame, vector) -> [consistency(frame) ->] unmask(frame) [-> verify(frame)]
 
-The machine runs each step once, in this order.  Any exception, its own included, fails it for good
-and burns its secrets; start a new attempt with a new client.  A client that fails is a dropout for
-the others.
+The second line is a round; a set-up of several rounds goes through it again after `begin`.  The machine
+runs each step once, in this order.  Any exception, its own included, fails it for good and burns its
+secrets; start a new attempt with a new client.  A client that fails is a dropout for the others.
 
-Guarantees (profile `semi_honest`; the server and at most t - 1 holders of a client's shares, all
-following the protocol): they learn of the honest clients' vectors their sum over the survivors.
+Guarantees: `semi_honest` (the server and at most t - 1 holders of a client's shares, all following the
+protocol) and `active` (they may do what they like, with 2t > holders + colluders): they learn of the
+honest clients' vectors of a round their sum over one survivor set, which every client's policy accepts.
 
-Not protected against: a server that shows different survivor lists to different clients beyond what
-the majority threshold gives (see README), nor one that invents clients: keys are not signed.
-What the SUM says about a member is for differential privacy.
+Not protected against: under `semi_honest`, a server that invents clients or shows different lists to
+different clients.  What the SUM says about a member is for differential privacy.
 
-Source: Bonawitz et al., CCS 2017, figure 4; Bell et al., CCS 2020, algorithm 2.
+Source: Bonawitz et al., CCS 2017, figure 4; Bell et al., CCS 2020, algorithm 2 and section 5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Set
+import struct
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from hashlib import sha256
 
-import numpy as np
 import numpy.typing as npt
 
 from ..entropy import Entropy, system
-from ..errors import ConfigError, FrameError, PhaseError, PolicyError, TooFewClientsError
-from . import codec, keys, masks, shamir
-from .encoding import reduce_in_place, to_ring
-from .messages import Advert, AdvertList, MaskedInput, ShareDelivery, Shares, Survivors, UnmaskShares
-from .params import SAFE_POLICY, Policy
-from .phases import Machine, Step
-from .seal import SharePair, seal, unseal
-from .session import Session
+from ..errors import ConfigError, FrameError, PhaseError, PolicyError
+from . import codec, snapshot
+from .client_round import ClientRound
+from .client_setup import ClientSetup
+from .encoding import RingVector, to_ring
+from .keyring import Keyring
+from .messages import MaskedInput
+from .phases import FAILED, SETUP_PHASES, Machine, Step
+from .policy import SAFE_POLICY, Policy
+from .session import Session, Slot
+from .signing import SigningKey
 
-
-@dataclass(slots=True)
-class _Own:
-    """What one client keeps to itself until its masked input is made."""
-
-    cipher_key: keys.PrivateKey
-    mask_key: keys.PrivateKey
-    seed: bytes = field(repr=False)
+Latch = Callable[[bytes, bytes], bool]
+"""`latch(key, value)` writes `value` under `key`, durably, unless one is there; True if `value` is there."""
 
 
 class Client:
     """A one-shot, fail-closed machine; `phase` is the step that is due, "done" or "failed".
 
+    `signer` is the client's long-term key (profile `active`).  With a `latch`, no step is ever answered
+    in two ways, by this object or by one that is restored from a `snapshot`.
+
     Raises:
         PolicyError: the session's parameters lie outside this client's policy.
-        ConfigError: the client is not in the session's cohort.
+        ConfigError: the client is not in the session's cohort, or `signer` is not its key on the roster.
     """
 
     def __init__(
-        self, session: Session, client_id: int, *, policy: Policy = SAFE_POLICY, entropy: Entropy = system
+        self,
+        session: Session,
+        client_id: int,
+        *,
+        policy: Policy = SAFE_POLICY,
+        entropy: Entropy = system,
+        signer: SigningKey | None = None,
+        latch: Latch | None = None,
     ) -> None:
         policy.check(session.params)
         if client_id not in session.graph:
             raise ConfigError(f"client {client_id} is not in the cohort", key="client_id")
+        _check_signer(session, client_id, signer)
         self.session = session
         self.client_id = client_id
         self._policy = policy
-        self._entropy = entropy
-        self._machine = Machine(session.params.profile)
-        self._neighbours = session.graph.neighbours(client_id)
-        self._own: _Own | None = None
-        self._opening_keys: dict[int, bytes] = {}
-        self._mask_publics: dict[int, bytes] = {}
-        self._held: dict[int, SharePair] = {}
+        self._signer = signer
+        self._latch = latch
+        self._machine = Machine(session.params.steps)
+        self._setup = ClientSetup(session, client_id, entropy)
+        self._slot: Slot | None = None
+        self._round: ClientRound | None = None
 
     @property
     def phase(self) -> str:
@@ -76,57 +84,56 @@ class Client:
         return self._machine.phase
 
     def advertise(self) -> bytes:
-        """Make two fresh key pairs and advertise their public halves."""
+        """Make fresh key pairs, one for sealing and one for each round, and advertise the public halves."""
         with self._step("advertise") as step:
-            own = _Own(
-                cipher_key=keys.PrivateKey(self._entropy(keys.KEY_BYTES)),
-                mask_key=keys.PrivateKey(self._entropy(keys.KEY_BYTES)),
-                seed=self._entropy(keys.KEY_BYTES),
-            )
-            self._own = own
-            advert = Advert(cipher_key=own.cipher_key.public, mask_key=own.mask_key.public)
-            return self._pack(step, advert.encode())
+            return self._reply(step, self._setup.advertise())
 
-    def share_keys(self, server_frame: bytes) -> bytes:
-        """Take the neighbours' adverts; seal for each its shares of the mask key and the seed.
+    def choose(self, server_frame: bytes) -> bytes:
+        """Take the server's commitment to the adverts; draw this client's neighbours by its own coins.
 
         Raises:
-            FrameError: a bad frame, a client that is no neighbour, this client's own key reflected.
+            PolicyError: the commitment leaves this client out.
+            TooFewClientsError: fewer clients advertised than it needs.
+        """
+        with self._step("choose") as step:
+            return self._reply(step, self._setup.choose(self._unpack(step, server_frame)))
+
+    def share_keys(self, server_frame: bytes) -> bytes:
+        """Take the neighbours' adverts; seal for each holder its shares of the mask keys and the seeds.
+
+        Raises:
+            FrameError: a bad frame, a client that is no neighbour, this client's own key reflected, an
+                advert that nothing vouches for.
             TooFewClientsError: fewer holders than the threshold.
         """
         with self._step("share_keys") as step:
-            own = self._secrets()
-            adverts = AdvertList.decode(self._unpack(step, server_frame)).adverts
-            self._require_known(adverts.keys(), self._neighbours, "advertised")
-            self._require_holders(len(adverts) + 1)
-            own_keys = {own.cipher_key.public, own.mask_key.public}
-            for peer, advert in adverts.items():
-                if not own_keys.isdisjoint((advert.cipher_key, advert.mask_key)):
-                    raise FrameError(f"client {peer} advertises this client's own key", culprits=(peer,))
-            holders = (self.client_id, *adverts)
-            threshold = self.session.params.threshold
-            key_shares = self._split(own.mask_key.secret, holders, threshold)
-            seed_shares = self._split(own.seed, holders, threshold)
-            self._held = {self.client_id: SharePair(key_shares[self.client_id], seed_shares[self.client_id])}
-            sealed = {}
-            for peer, advert in adverts.items():
-                to_peer, self._opening_keys[peer] = keys.seal_keys(
-                    own.cipher_key,
-                    advert.cipher_key,
-                    session_id=self.session.id,
-                    own_id=self.client_id,
-                    peer_id=peer,
-                )
-                sealed[peer] = seal(
-                    to_peer,
-                    SharePair(key_shares[peer], seed_shares[peer]),
-                    session_id=self.session.id,
-                    sender=self.client_id,
-                    receiver=peer,
-                )
-            self._mask_publics = {peer: advert.mask_key for peer, advert in adverts.items()}
-            commitment = keys.commit_seed(own.seed, session_id=self.session.id, client_id=self.client_id)
-            return self._pack(step, Shares(commitment=commitment, sealed=sealed).encode())
+            return self._reply(step, self._setup.share_keys(self._unpack(step, server_frame)))
+
+    def begin(
+        self, number: int, *, model_digest: bytes | None = None, participants: Iterable[int] | None = None
+    ) -> None:
+        """Turn to round `number` of this set-up: what it is bound to comes from this client, not a frame.
+
+        A round that this client was out of, or in the middle of, is left for good.
+
+        Raises:
+            PhaseError: the set-up is not complete, the client failed, or that round is used.
+            ConfigError: no such round, or this client is not among the participants.
+            TooFewClientsError: of the holders of its secrets fewer than the threshold take part.
+        """
+        slot = self.session.slot(
+            number,
+            model_digest=model_digest,
+            participants=participants,
+            commitment=self._setup.commitment,
+        )
+        if self.client_id not in slot.participants:
+            raise ConfigError(f"client {self.client_id} is not among them", key="participants")
+        if number not in self._setup.keyring.rounds:
+            raise PhaseError(f"the secrets of round {number} of this set-up are used or burned")
+        self._setup.check_participants(slot)
+        self._machine.begin_round()
+        self._slot, self._round = slot, None
 
     def masked_input(self, server_frame: bytes, vector: npt.ArrayLike) -> bytes:
         """Take the sealed shares; return the vector under the self mask and the pairwise masks.
@@ -134,96 +141,118 @@ class Client:
         `vector` has shape (dimension,) and integers in [0, 2^modulus_bits); it is not changed.
 
         Guarantees: the frame is uniform on the ring to whoever lacks the seed, or one pairwise key.
+        Profile `unsafe_unmasked` takes no frame and masks nothing.
 
         Raises:
             FrameError: a bad frame; shares that do not open name their sender.
             TooFewClientsError: fewer holders than the threshold shared.
-            ConfigError: the vector is not one of the ring.
+            ConfigError: the vector is not one of the ring, or too large for a verifiable sum.
         """
         with self._step("masked_input") as step:
-            own = self._secrets()
-            sealed = ShareDelivery.decode(self._unpack(step, server_frame)).sealed
-            self._require_known(sealed.keys(), self._opening_keys, "shared")
-            self._require_holders(len(sealed) + 1)
-            session_id = self.session.id
-            for peer, shares in sealed.items():
-                self._held[peer] = unseal(
-                    self._opening_keys[peer],
-                    shares,
-                    session_id=session_id,
-                    sender=peer,
-                    receiver=self.client_id,
-                )
-            masked = to_ring(vector, self.session.params)
-            pair_keys = {
-                peer: keys.pair_mask_key(
-                    own.mask_key,
-                    self._mask_publics[peer],
-                    session_id=session_id,
-                    own_id=self.client_id,
-                    peer_id=peer,
-                )
-                for peer in sealed
-            }
-            self_key = keys.self_mask_key(own.seed, session_id=session_id, client_id=self.client_id)
-            # The lower id adds, the higher one subtracts: the pair cancels in the sum.
-            masks.apply(
-                masked,
-                plus=[self_key, *(key for peer, key in pair_keys.items() if peer > self.client_id)],
-                minus=[key for peer, key in pair_keys.items() if peer < self.client_id],
-            )
-            modulus_bits = self.session.params.modulus_bits
-            reduce_in_place(masked, modulus_bits)
-            held = self._held
-            self._burn()  # from here on only the shares of others are needed
-            self._held = held
-            return self._pack(step, MaskedInput(vector=masked, modulus_bits=modulus_bits).encode())
+            params = self.session.params
+            if self._slot is None:
+                self._slot = self.session.slot(commitment=self._setup.commitment)
+            if step.receives is None:  # profile unsafe_unmasked
+                return self._reply(step, MaskedInput(vector=to_ring(vector, params)).encode(params))
+            self._setup.open(self._unpack(step, server_frame))
+            self._round = self._setup.take_round(self._slot, self._policy)
+            return self._reply(step, self._round.masked_input(vector))
+
+    def consistency(self, server_frame: bytes) -> bytes:
+        """Take the survivor list, check it, and sign its digest.
+
+        Raises:
+            PolicyError: the list leaves this client out, is too short for its policy, or names a
+                neighbour that never shared.
+            TooFewClientsError: fewer holders than the threshold survived, or their graph fell apart.
+        """
+        with self._step("consistency") as step:
+            return self._reply(step, self._in_round().consistency(self._unpack(step, server_frame)))
 
     def unmask(self, server_frame: bytes) -> bytes:
-        """Take the survivor list; return for each client that shared exactly one kind of share.
+        """Return for each client that shared exactly one kind of share.
 
-        Guarantees: every share is out of the machine's state before the reply leaves; the dropped
+        Takes the survivor list, or under `active` the signatures over the list that this client signed.
+
+        Guarantees: every share of the round is out of the machine before the reply leaves; the dropped
         are the complement of the one list that came; no client is answered for twice.
 
         Raises:
-            PolicyError: this client is not on the list, the list is too short for its policy, or it
-                names a neighbour that never shared.
-            TooFewClientsError: fewer holders than the threshold survived, or their graph fell apart.
+            PolicyError: the list leaves this client out, is too short for its policy, or names a
+                neighbour that never shared.
+            FrameError: a signature that is not one over the list that this client signed.
+            TooFewClientsError: fewer holders than the threshold survived or signed, or their graph fell
+                apart.
         """
         with self._step("unmask") as step:
-            held = self._held
-            self._burn()
-            present = Survivors.decode(
-                self._unpack(step, server_frame), self.session.params.n_clients
-            ).present
-            self._policy.check_survivors(int(np.count_nonzero(present)))
-            graph = self.session.graph
-            survivors = {v for v in (self.client_id, *self._neighbours) if present[graph.index(v)]}
-            if self.client_id not in survivors:
-                raise PolicyError("the survivor list leaves out this client, whose input was delivered")
-            strangers = sorted(survivors - held.keys())
-            if strangers:
-                raise PolicyError(f"the survivor list names clients that shared no keys: {strangers}")
-            self._require_holders(len(survivors))
-            if not graph.is_connected(present):
-                raise TooFewClientsError("the survivors' graph fell apart: partial sums would be readable")
-            reply = UnmaskShares(
-                self_mask={owner: pair.self_mask for owner, pair in held.items() if owner in survivors},
-                mask_key={owner: pair.mask_key for owner, pair in held.items() if owner not in survivors},
-            )
-            return self._pack(step, reply.encode())
+            return self._reply(step, self._in_round().unmask(self._unpack(step, server_frame)))
 
-    def _burn(self) -> None:
-        """Forget every secret; Python cannot overwrite them."""
-        self._own = None
-        self._opening_keys = {}
-        self._mask_publics = {}
-        self._held = {}
+    def verify(self, server_frame: bytes) -> RingVector:
+        """Take the total that the server shows, and return it if it is the survivors' sum.
 
-    def _secrets(self) -> _Own:
-        if self._own is None:
+        Raises:
+            VerificationError: it is not; the chance that a false one passes is at most 2^-60.
+        """
+        with self._step("verify") as step:
+            return self._in_round().verify(self._unpack(step, server_frame))
+
+    def snapshot(self) -> bytes:
+        """Return all that `restore` needs to go on from here: as secret as a private key.
+
+        Raises:
+            PhaseError: the client failed, or has no latch: two copies of it could answer differently.
+        """
+        if self._latch is None or self.phase == FAILED:
+            raise PhaseError("a snapshot needs a client with a latch that has not failed")
+        slot = self._slot
+        return snapshot.write(
+            {
+                "session": self.session.id.hex(),
+                "client_id": self.client_id,
+                "phase": self.phase,
+                "setup": self._setup.to_dict(),
+                "slot": None if slot is None else [slot.number, slot.participants, slot.id.hex()],
+                "round": None if self._round is None else self._round.to_dict(),
+            }
+        )
+
+    @classmethod
+    def restore(
+        cls,
+        session: Session,
+        client_id: int,
+        saved_state: bytes,
+        *,
+        latch: Latch,
+        policy: Policy = SAFE_POLICY,
+        entropy: Entropy = system,
+        signer: SigningKey | None = None,
+    ) -> Client:
+        """Return the client that wrote the snapshot; `latch` must be the one that it wrote to.
+
+        Raises:
+            FrameError: not a snapshot of this client in this session.
+        """
+        client = cls(session, client_id, policy=policy, entropy=entropy, signer=signer, latch=latch)
+        with snapshot.as_frame_error():
+            saved = snapshot.read(saved_state)
+            if saved["session"] != session.id.hex() or saved["client_id"] != client_id:
+                raise FrameError("a snapshot of another session or client")
+            client._setup.load_dict(saved["setup"])
+            if saved["slot"] is not None:
+                number, participants, slot_id = saved["slot"]
+                client._slot = slot = Slot(number, tuple(participants), bytes.fromhex(slot_id))
+                if saved["round"] is not None:
+                    client._round = ClientRound.from_dict(
+                        saved["round"], session=session, slot=slot, client_id=client_id, policy=policy
+                    )
+            client._machine.resume(saved["phase"])
+        return client
+
+    def _in_round(self) -> ClientRound:
+        if self._round is None:
             raise PhaseError("this client's secrets are burned")
-        return self._own
+        return self._round
 
     @contextmanager
     def _step(self, phase: str) -> Iterator[Step]:
@@ -231,29 +260,57 @@ class Client:
             with self._machine.step(phase) as step:
                 yield step
         except BaseException:
-            self._burn()
+            self._setup.keyring, self._round = Keyring(), None  # burned: Python cannot overwrite them
             raise
 
-    def _pack(self, step: Step, payload: codec.Buffer) -> bytes:
-        return codec.pack(step.sends, session_id=self.session.id, client_id=self.client_id, payload=payload)
+    def _bound_to(self, step: Step) -> bytes:
+        """Return the id in the frames of this step: the session's in the set-up, then the round's."""
+        return self.session.id if step.phase in SETUP_PHASES or self._slot is None else self._slot.id
 
     def _unpack(self, step: Step, frame: bytes) -> memoryview:
         if step.receives is None:
             raise FrameError(f"step {step.phase} takes no frame")
-        return codec.unpack(frame, step.receives, session_id=self.session.id, client_id=self.client_id)
+        return codec.unpack(frame, step.receives, session_id=self._bound_to(step), client_id=self.client_id)
 
-    def _split(self, secret: bytes, holders: tuple[int, ...], threshold: int) -> dict[int, int]:
-        value = int.from_bytes(secret, "little")
-        return shamir.split(value, holders, threshold=threshold, entropy=self._entropy)
-
-    def _require_known(self, named: Set[int], known: Collection[int], what: str) -> None:
-        strangers = sorted(named - set(known))
-        if strangers:
-            raise FrameError(f"the server says that {strangers} {what}: none that this client can know of")
-
-    def _require_holders(self, n_holders: int) -> None:
-        threshold = self.session.params.threshold
-        if n_holders < threshold:
-            raise TooFewClientsError(
-                f"client {self.client_id}: expected threshold={threshold} holders, {n_holders} left"
+    def _reply(self, step: Step, payload: codec.Buffer) -> bytes:
+        """Sign, pack and latch an answer."""
+        if step.sends is None:
+            raise PhaseError(f"step {step.phase} has no answer")
+        bound_to, signature = self._bound_to(step), b""
+        if self._signer is not None:
+            signature = self._signer.sign(
+                codec.signed_bytes(
+                    step.sends,
+                    session_id=bound_to,
+                    client_id=self.client_id,
+                    payload=payload,
+                    masked_with=self._round.mask_publics.keys() if self._round else (),
+                )
             )
+        frame = codec.pack(
+            step.sends,
+            session_id=bound_to,
+            client_id=self.client_id,
+            payload=payload,
+            signature=signature,
+        )
+        if self._latch is not None and not self._latch(self._latch_key(step), sha256(frame).digest()):
+            raise PolicyError(f"step {step.phase} of this session was answered before, in another way")
+        return frame
+
+    def _latch_key(self, step: Step) -> bytes:
+        """Name what may be answered once: the step, and the secrets that it uses up.
+
+        Those are a round's by its number alone, so a round cannot be entered under a second id.
+        """
+        number = 0 if step.phase in SETUP_PHASES or self._slot is None else self._slot.number
+        return struct.pack("<BI", step.sends or 0, number) + self.session.id
+
+
+def _check_signer(session: Session, client_id: int, signer: SigningKey | None) -> None:
+    if session.roster is None:
+        if signer is not None:
+            raise ConfigError(f"profile {session.params.profile} signs nothing", key="signer")
+        return
+    if signer is None or session.roster.publics[client_id] != signer.public:
+        raise ConfigError(f"expected the key that the roster lists for client {client_id}", key="signer")

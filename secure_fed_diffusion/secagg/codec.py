@@ -6,8 +6,8 @@ Little-endian throughout.  `client id` is the client at whose end the frame is: 
 kind is a client's, its receiver when it is the server's, so a frame cannot be handed to another.
 Every value has one encoding: tables are strictly ascending, padding is zero, nothing trails.
 
-Not protected against: a frame carries no signature in the profile `semi_honest`; whoever can write
-to the channel can speak for a client.
+Under the profile `active` the payload of a client's frame ends in its signature.  Not protected against:
+under `semi_honest` there is none, and whoever can write to the channel can speak for a client.
 
 >>> writer = write_table({2: b"ab", 1: b"cd"}, width=2)
 >>> Reader(writer).table(width=2)
@@ -17,13 +17,16 @@ to the channel can speak for a client.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from hashlib import sha256
 
 from ..errors import FrameError
 from .phases import Kind
+from .signing import SIGNATURE_BYTES
 
 MAGIC = b"SFDA"
-VERSION = 1
+LABEL_FRAME = b"secure_fed_diffusion secagg v2 signed frame"
+VERSION = 2
 _HEADER = struct.Struct("<4sBBIQ32s")
 HEADER_BYTES = _HEADER.size
 _U32 = struct.Struct("<I")
@@ -31,10 +34,11 @@ _U32 = struct.Struct("<I")
 Buffer = bytes | bytearray | memoryview
 
 
-def pack(kind: Kind, *, session_id: bytes, client_id: int, payload: Buffer) -> bytes:
-    """Put the header before the payload."""
-    header = _HEADER.pack(MAGIC, VERSION, kind, client_id, len(payload), session_id)
-    return b"".join((header, payload))
+def pack(kind: Kind, *, session_id: bytes, client_id: int, payload: Buffer, signature: bytes = b"") -> bytes:
+    """Put the header before the payload, and the signature, if any, at its end."""
+    n_bytes = len(payload) + len(signature)
+    header = _HEADER.pack(MAGIC, VERSION, kind, client_id, n_bytes, session_id)
+    return b"".join((header, payload, signature))
 
 
 def peek_kind(frame: Buffer) -> Kind:
@@ -80,6 +84,38 @@ def unpack(frame: Buffer, kind: Kind, *, session_id: bytes, client_id: int) -> m
     return memoryview(frame).cast("B")[HEADER_BYTES:].toreadonly()
 
 
+def signed_bytes(
+    kind: Kind,
+    *,
+    session_id: bytes,
+    client_id: int,
+    payload: Buffer,
+    masked_with: Collection[int] = (),
+) -> bytes:
+    """Return what a client signs: label, version, kind, sender, session, H(payload).
+
+    With a masked input also whom it is masked with: were the delivery altered on its way, the masks would
+    not cancel and the sum would be wrong unseen; so such an input is refused instead.
+    """
+    parts = [LABEL_FRAME, struct.pack("<BBI", VERSION, kind, client_id), session_id, sha256(payload).digest()]
+    if kind is Kind.MASKED_INPUT:
+        parts.append(sha256(struct.pack(f"<{len(masked_with)}I", *sorted(masked_with))).digest())
+    return b"".join(parts)
+
+
+def split_signature(payload: memoryview) -> tuple[memoryview, bytes]:
+    """Return the payload and the signature at its end.
+
+    Raises:
+        FrameError: too short to hold one.
+    """
+    if len(payload) < SIGNATURE_BYTES:
+        raise FrameError(
+            f"truncated: {len(payload)} bytes of payload, a signature alone has {SIGNATURE_BYTES}"
+        )
+    return payload[:-SIGNATURE_BYTES], bytes(payload[-SIGNATURE_BYTES:])
+
+
 def write_table(rows: Mapping[int, bytes], *, width: int) -> bytes:
     """Encode rows of `width` bytes by client id, ascending, with their count before them."""
     parts = [_U32.pack(len(rows))]
@@ -119,6 +155,10 @@ class Reader:
             rows[client_id] = bytes(body[start + _U32.size : start + row_bytes])
             previous = client_id
         return rows
+
+    def rest(self) -> memoryview:
+        """Take all that is left."""
+        return self.take(len(self._rest))
 
     def finish(self) -> None:
         """Insist that everything was read."""

@@ -27,6 +27,7 @@ from .params import MAX_MODULUS_BITS, MIN_MODULUS_BITS, SecAggParams
 
 RingVector = npt.NDArray[np.unsignedinteger[Any]]
 _LANES = 8  # eight values of b bits are b whole bytes
+_GROUPS_AT_ONCE = 1 << 14  # what is unpacked at once stays in the cache, and a vector is never held twice
 
 
 def ring_dtype(modulus_bits: int) -> np.dtype[np.unsignedinteger[Any]]:
@@ -38,6 +39,13 @@ def reduce_in_place(vector: RingVector, modulus_bits: int) -> None:
     """Reduce modulo 2^modulus_bits."""
     if modulus_bits < 8 * vector.dtype.itemsize:
         vector &= vector.dtype.type((1 << modulus_bits) - 1)
+
+
+def centred(vector: RingVector, modulus_bits: int) -> npt.NDArray[np.int64]:
+    """Return the integers nearest zero that are the vector's residues modulo 2^modulus_bits."""
+    shift = 64 - modulus_bits
+    lifted: npt.NDArray[np.int64] = (vector.astype(np.uint64) << np.uint64(shift)).view(np.int64)
+    return lifted >> np.int64(shift)
 
 
 def to_ring(values: npt.ArrayLike, params: SecAggParams) -> RingVector:
@@ -64,19 +72,26 @@ def pack(vector: RingVector, modulus_bits: int) -> memoryview:
     vector = np.ascontiguousarray(vector)
     if modulus_bits == 8 * vector.dtype.itemsize:
         return vector.view(np.uint8).data
-    n_groups = -(-len(vector) // _LANES)
+    packed = np.empty((-(-len(vector) // _LANES), modulus_bits), dtype=np.uint8)
+    for start in range(0, len(packed), _GROUPS_AT_ONCE):
+        groups = packed[start : start + _GROUPS_AT_ONCE]
+        _pack_groups(vector[_LANES * start : _LANES * (start + len(groups))], groups)
+    return packed.reshape(-1)[: (len(vector) * modulus_bits + 7) // 8].data
+
+
+def _pack_groups(vector: RingVector, packed: npt.NDArray[np.uint8]) -> None:
+    """Fill `packed`, shape (groups, modulus_bits), with eight values a row; missing ones are zero."""
+    n_groups, modulus_bits = packed.shape
     lanes = np.zeros((_LANES, n_groups), dtype=vector.dtype)
     for lane in range(_LANES):
         column = vector[lane::_LANES]
         lanes[lane, : len(column)] = column
-    packed = np.empty((n_groups, modulus_bits), dtype=np.uint8)
     for byte in range(modulus_bits):
         lane, shift = divmod(8 * byte, modulus_bits)
         bits = lanes[lane] >> vector.dtype.type(shift)
         if shift + 8 > modulus_bits:  # the byte ends in the next value
             bits = bits | (lanes[lane + 1] << vector.dtype.type(modulus_bits - shift))
         packed[:, byte] = bits.astype(np.uint8)
-    return packed.reshape(-1)[: (len(vector) * modulus_bits + 7) // 8].data
 
 
 def unpack(data: memoryview, dimension: int, modulus_bits: int) -> RingVector:
@@ -94,21 +109,29 @@ def unpack(data: memoryview, dimension: int, modulus_bits: int) -> RingVector:
     spare_bits = 8 * expected - dimension * modulus_bits
     if spare_bits and data[-1] >> (8 - spare_bits):
         raise FrameError("the vector's padding is not zero")
-    n_groups = -(-dimension // _LANES)
-    packed = np.zeros(n_groups * modulus_bits, dtype=np.uint8)
-    packed[:expected] = np.frombuffer(data, dtype=np.uint8)
-    columns = packed.reshape(n_groups, modulus_bits)
-    values = np.empty((n_groups, _LANES), dtype=dtype)
-    for lane in range(_LANES):
-        first_bit = lane * modulus_bits
-        first, last = first_bit // 8, (first_bit + modulus_bits - 1) // 8
-        value = columns[:, first].astype(dtype) >> dtype.type(first_bit % 8)
-        for byte in range(first + 1, last + 1):
-            value |= columns[:, byte].astype(dtype) << dtype.type(8 * byte - first_bit)
-        values[:, lane] = value
+    values = np.empty((-(-dimension // _LANES), _LANES), dtype=dtype)
+    for start in range(0, len(values), _GROUPS_AT_ONCE):
+        groups = values[start : start + _GROUPS_AT_ONCE]
+        packed = np.zeros((len(groups), modulus_bits), dtype=np.uint8)
+        piece = np.frombuffer(data, dtype=np.uint8)[start * modulus_bits :][: packed.size]
+        packed.reshape(-1)[: len(piece)] = piece
+        _unpack_groups(packed, groups)
     vector = values.reshape(-1)[:dimension]
     reduce_in_place(vector, modulus_bits)
     return vector
+
+
+def _unpack_groups(packed: npt.NDArray[np.uint8], values: RingVector) -> None:
+    """Undo `_pack_groups`, up to bits above the ring."""
+    modulus_bits = packed.shape[1]
+    dtype = values.dtype
+    for lane in range(_LANES):
+        first_bit = lane * modulus_bits
+        first, last = first_bit // 8, (first_bit + modulus_bits - 1) // 8
+        value = packed[:, first].astype(dtype) >> dtype.type(first_bit % 8)
+        for byte in range(first + 1, last + 1):
+            value |= packed[:, byte].astype(dtype) << dtype.type(8 * byte - first_bit)
+        values[:, lane] = value
 
 
 class Encoded(NamedTuple):
@@ -219,7 +242,6 @@ class FixedPoint:
 
     def decode(self, total: RingVector, *, total_weight: int = 1) -> npt.NDArray[np.float64]:
         """Return the sum as floats, divided by `total_weight`; exact where it has at most 53 bits."""
-        shift = np.uint64(64 - self.modulus_bits)
-        centred = (np.asarray(total).astype(np.uint64) << shift).view(np.int64) >> shift.astype(np.int64)
-        decoded: npt.NDArray[np.float64] = np.ldexp(centred.astype(np.float64), -self.fraction_bits)
+        integers = centred(np.asarray(total), self.modulus_bits)
+        decoded: npt.NDArray[np.float64] = np.ldexp(integers.astype(np.float64), -self.fraction_bits)
         return decoded / total_weight

@@ -1,11 +1,14 @@
-"""Who masks with whom, and who holds whose shares: the complete graph, or a random k-regular one.
+"""Who masks with whom, and who holds whose shares: the complete graph, a random k-regular one, or chosen.
 
 The k-regular graph is a ring in an order drawn from the session id; each client is joined to the
 k/2 before and the k/2 after it.  Every party computes it alone from the session id and the cohort:
 a server that follows the protocol has no say in it.  A server that is free to try many session ids
 can grind them; that is an active attack, which the profile `semi_honest` does not cover.
 
-Sources: Bell et al., CCS 2020, section 3.1 and algorithm 1 (randomly permuted Harary graph).
+In a `ChosenGraph` each client picks k others by its own coins (see `choice`).  Its shares go to those k
+alone, so nobody can crowd in among its holders; it masks with them and with those who picked it.
+
+Sources: Bell et al., CCS 2020, section 3.1 and algorithm 1 (randomly permuted Harary graph), section 5.
 
 >>> Graph(seed=bytes(32), cohort=(1, 2, 3, 4), n_neighbours=None).neighbours(3)
 (1, 2, 4)
@@ -14,13 +17,13 @@ Sources: Bell et al., CCS 2020, section 3.1 and algorithm 1 (randomly permuted H
 from __future__ import annotations
 
 import struct
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from hashlib import sha256
 
 import numpy as np
 import numpy.typing as npt
 
-LABEL_ORDER = b"secure_fed_diffusion secagg v1 graph order"
+LABEL_ORDER = b"secure_fed_diffusion secagg v2 graph order"
 
 
 class Graph:
@@ -57,17 +60,19 @@ class Graph:
         offsets = (step for step in range(-self._reach, self._reach + 1) if step)
         return tuple(sorted(self._ring[(here + step) % len(self._ring)] for step in offsets))
 
+    def holders(self, client_id: int) -> tuple[int, ...]:
+        """Return who holds a share of the client's secrets, itself first."""
+        return (client_id, *self.neighbours(client_id))
+
+    def wards(self, client_id: int) -> tuple[int, ...]:
+        """Return whose secrets the client holds a share of, its own first."""
+        return self.holders(client_id)
+
     def n_holders(self, client_id: int, present: Set[int]) -> int:
         """Count those of `present` that hold a share of the client's secrets, itself included."""
         if self._complete:
             return len(present)
-        return sum(holder in present for holder in (client_id, *self.neighbours(client_id)))
-
-    def viable(self, present: frozenset[int], threshold: int) -> frozenset[int]:
-        """Drop from `present` those with fewer holders in it than `threshold`, until none is left to drop."""
-        while lost := frozenset(v for v in present if self.n_holders(v, present) < threshold):
-            present -= lost
-        return present
+        return sum(holder in present for holder in self.holders(client_id))
 
     def is_connected(self, present: npt.NDArray[np.bool_]) -> bool:
         """Tell whether the clients in `present`, shape (cohort,), form one piece of the graph.
@@ -80,3 +85,54 @@ class Graph:
         gaps = np.diff(places, append=places[0] + len(self._ring))
         # On a ring, one gap wider than the reach leaves a path; two cut it into pieces.
         return int(np.count_nonzero(gaps > self._reach)) <= 1
+
+
+class ChosenGraph:
+    """The graph of the clients' own choices; `choices` maps each client to whom it picked."""
+
+    __slots__ = ("_choices", "_cohort", "_pickers")
+
+    def __init__(self, *, cohort: tuple[int, ...], choices: Mapping[int, tuple[int, ...]]) -> None:
+        self._cohort = cohort
+        self._choices = {v: tuple(u for u in choices[v] if u in choices) for v in sorted(choices)}
+        pickers: dict[int, list[int]] = {v: [] for v in self._choices}
+        for picker, picked in self._choices.items():
+            for v in picked:
+                pickers[v].append(picker)
+        self._pickers = {v: tuple(found) for v, found in pickers.items()}
+
+    def neighbours(self, client_id: int) -> tuple[int, ...]:
+        """Return whom the client masks with: those it picked and those who picked it, ascending."""
+        return tuple(sorted({*self._choices[client_id], *self._pickers[client_id]}))
+
+    def holders(self, client_id: int) -> tuple[int, ...]:
+        """Return who holds a share of the client's secrets, itself first."""
+        return (client_id, *self._choices[client_id])
+
+    def wards(self, client_id: int) -> tuple[int, ...]:
+        """Return whose secrets the client holds a share of, its own first."""
+        return (client_id, *self._pickers[client_id])
+
+    def n_holders(self, client_id: int, present: Set[int]) -> int:
+        """Count those of `present` that hold a share of the client's secrets, itself included."""
+        return sum(holder in present for holder in self.holders(client_id))
+
+    def is_connected(self, present: npt.NDArray[np.bool_]) -> bool:
+        """Tell whether the clients in `present`, shape (cohort,), form one piece of the graph."""
+        left = {v for v, here in zip(self._cohort, present, strict=True) if here}
+        edge = [left.pop()] if left else []
+        while edge:
+            reached = left.intersection(self.neighbours(edge.pop()))
+            left -= reached
+            edge += reached
+        return not left
+
+
+AnyGraph = Graph | ChosenGraph
+
+
+def viable(graph: AnyGraph, present: frozenset[int], threshold: int) -> frozenset[int]:
+    """Drop from `present` those with fewer holders in it than `threshold`, until none is left to drop."""
+    while lost := frozenset(v for v in present if graph.n_holders(v, present) < threshold):
+        present -= lost
+    return present

@@ -1,21 +1,22 @@
 """Keys: X25519 agreement, HKDF derivation with a label and a context each, one commitment.
 
-Every key of the protocol is made here, and every label stands at the head of this file.  The salt
-of each derivation is the session id, which hashes suite, run, round, attempt, parameters (ring and
-length among them), cohort and model: keys of different sessions are unrelated.
+Every ephemeral key of the protocol is made here, and every label stands at the head of this file.  The
+salt of each derivation is the id of the session, or of the round for masks; these hash suite, run,
+round, attempt, parameters (ring and length among them), cohort, roster and model, so keys of different
+sessions, and masks of different rounds, are unrelated.
 
 Public keys must be canonical and must not be of low order; both are refused on sight, by the server
 too, so that one client's bad key does not cost the others their round.
 
-Not protected against: keys are ephemeral and, in the profile `semi_honest`, not signed.  Python
+Not protected against: in the profile `semi_honest` keys are not signed.  Python
 cannot erase memory: a burned key is unreachable, not overwritten.
 
 Sources: RFC 7748 (section 6.1), RFC 5869; low-order points: Curve25519's and its twist's points of
 order 1, 2, 4 and 8.
 
 >>> a, b = PrivateKey(bytes(32)), PrivateKey(bytes([1]) * 32)
->>> pair_mask_key(a, b.public, session_id=bytes(32), own_id=1, peer_id=2) == pair_mask_key(
-...     b, a.public, session_id=bytes(32), own_id=2, peer_id=1)
+>>> pair_mask_key(a, b.public, slot_id=bytes(32), own_id=1, peer_id=2) == pair_mask_key(
+...     b, a.public, slot_id=bytes(32), own_id=2, peer_id=1)
 True
 """
 
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import struct
 from hashlib import sha256
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -30,12 +32,13 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ..errors import FrameError
 
-LABEL_SEAL = b"secure_fed_diffusion secagg v1 sealed shares"
-LABEL_PAIR_MASK = b"secure_fed_diffusion secagg v1 pairwise mask"
-LABEL_SELF_MASK = b"secure_fed_diffusion secagg v1 self mask"
-LABEL_SEED_COMMITMENT = b"secure_fed_diffusion secagg v1 self-mask seed commitment"
+LABEL_SEAL = b"secure_fed_diffusion secagg v2 sealed shares"
+LABEL_PAIR_MASK = b"secure_fed_diffusion secagg v2 pairwise mask"
+LABEL_SELF_MASK = b"secure_fed_diffusion secagg v2 self mask"
+LABEL_SEED_COMMITMENT = b"secure_fed_diffusion secagg v2 self-mask seed commitment"
 
 KEY_BYTES = 32
+TAG_MASK_BYTES = 16
 _P = 2**255 - 19
 _LOW_ORDER = frozenset(
     {
@@ -99,19 +102,33 @@ def hkdf(secret: bytes, *, salt: bytes, info: bytes, n_bytes: int) -> bytes:
     return HKDF(algorithm=SHA256(), length=n_bytes, salt=salt, info=info).derive(secret)
 
 
+class MaskKey(NamedTuple):
+    """What one mask is made of: the key of the vector's keystream, and 16 bytes for the tag's."""
+
+    stream: bytes
+    tag: bytes
+
+    def __repr__(self) -> str:
+        return "MaskKey(...)"
+
+
 def pair_mask_key(
-    own: PrivateKey, peer_public: bytes, *, session_id: bytes, own_id: int, peer_id: int
-) -> bytes:
-    """Return the key of the mask that these two clients share, the same at both ends."""
+    own: PrivateKey, peer_public: bytes, *, slot_id: bytes, own_id: int, peer_id: int
+) -> MaskKey:
+    """Return the key of the mask that these two clients share in a round, the same at both ends."""
     context = struct.pack("<II", min(own_id, peer_id), max(own_id, peer_id))
-    secret = own.exchange(peer_public)
-    return derive(secret, label=LABEL_PAIR_MASK, session_id=session_id, context=context)
+    return _mask_key(own.exchange(peer_public), LABEL_PAIR_MASK, slot_id, context)
 
 
-def self_mask_key(seed: bytes, *, session_id: bytes, client_id: int) -> bytes:
-    """Return the key of a client's own mask."""
-    context = struct.pack("<I", client_id)
-    return derive(seed, label=LABEL_SELF_MASK, session_id=session_id, context=context)
+def self_mask_key(seed: bytes, *, slot_id: bytes, client_id: int) -> MaskKey:
+    """Return the key of a client's own mask in a round."""
+    return _mask_key(seed, LABEL_SELF_MASK, slot_id, struct.pack("<I", client_id))
+
+
+def _mask_key(secret: bytes, label: bytes, slot_id: bytes, context: bytes) -> MaskKey:
+    n_bytes = KEY_BYTES + TAG_MASK_BYTES
+    both = derive(secret, label=label, session_id=slot_id, context=context, n_bytes=n_bytes)
+    return MaskKey(both[:KEY_BYTES], both[KEY_BYTES:])
 
 
 def seal_keys(
@@ -125,6 +142,10 @@ def seal_keys(
     return (upwards, downwards) if own_id < peer_id else (downwards, upwards)
 
 
-def commit_seed(seed: bytes, *, session_id: bytes, client_id: int) -> bytes:
-    """Commit to a self-mask seed: binding by collision resistance, hiding by its 256 random bits."""
-    return sha256(LABEL_SEED_COMMITMENT + session_id + struct.pack("<I", client_id) + seed).digest()
+def commit_seed(seed: bytes, *, session_id: bytes, client_id: int, number: int) -> bytes:
+    """Commit to the self-mask seed of round `number`.
+
+    Binding by collision resistance, hiding by its 256 random bits.
+    """
+    bound = session_id + struct.pack("<II", client_id, number)
+    return sha256(LABEL_SEED_COMMITMENT + bound + seed).digest()

@@ -1,40 +1,51 @@
-"""What a round agrees on (`SecAggParams`) and what one client puts up with (`Policy`).
+"""What a key set-up and its rounds agree on: the parameters that the server proposes.
 
-The parameters are proposed by the server and enter the session id, so two parties that differ in
-one of them share no key.  The policy belongs to the CLIENT: it never travels, and what lies outside
-it is refused before a key exists.  Both are plain values, checked when they are made.
+They enter the session id, so two parties that differ in one of them share no key.  They are plain
+values, checked when they are made; what a CLIENT puts up with is its own `Policy`.
 
-Not protected against: a policy that its owner made too loose.  `Policy()` is the safe one.
+Not protected against: parameters that are consistent but weak; that is for the policy to refuse.
 
 Sources: threshold and majority: Bonawitz et al., CCS 2017, section 6; neighbours: Bell et al.,
-CCS 2020, section 3 (k and t for 2^-40 security); weak servers' proposals: secure_aggregation
-weaknesses "threshold 1", "modulus 2".
+CCS 2020, section 3 (k and t for 2^-40 security).
 
 >>> SecAggParams(n_clients=5, threshold=4, dimension=1_000, modulus_bits=32).frame_vector_bytes
 4000
+>>> SecAggParams.for_population(1_000, corrupt=0.05, dropout=0.05, adversary="curious",
+...                             dimension=10, modulus_bits=32).n_neighbours
+30
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from ..errors import ConfigError, PolicyError
-from .phases import PROFILES
+from ..errors import ConfigError
+from .phases import PROFILES, VERIFY, Step
+from .population import neighbours_and_threshold
 
 MIN_MODULUS_BITS = 8
 MAX_MODULUS_BITS = 64
+MAX_VERIFIABLE_BITS = 60  # a difference of two totals must not vanish modulo the tag's prime
 MAX_CLIENTS = 1 << 20
 MAX_DIMENSION = 1 << 32
+MAX_ROUNDS = 1 << 16
+PROFILE_NAMES = ("semi_honest", "active", "unsafe_unmasked")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecAggParams:
-    """The public parameters of one round.
+    """The public parameters of one key set-up.
 
     `threshold` is the number of shares that recover a secret.  With the complete graph
     (`n_neighbours=None`) it is also the least number of survivors, and a majority: 2t > n, so that
     no two disjoint groups can recover the two secrets of one client.  With `n_neighbours=k` each
-    client shares with k neighbours and itself, and 2t >= k.
+    client shares with k neighbours and itself, and 2t >= k; under `active` 2t > k + 1, for the same reason
+    as above.
+
+    `n_rounds` is how many rounds the set-up pays for.  `verifiable` lets each client check the sum
+    that it is shown; it needs the active profile, the complete graph and at most 60 bits, and takes
+    vectors whose centred values stay within `max_centred`.
     """
 
     n_clients: int
@@ -43,14 +54,22 @@ class SecAggParams:
     modulus_bits: int
     n_neighbours: int | None = None
     profile: str = "semi_honest"
+    n_rounds: int = 1
+    verifiable: bool = False
 
     def __post_init__(self) -> None:
         require_integer("n_clients", self.n_clients, 2, MAX_CLIENTS)
         require_integer("threshold", self.threshold, 2, self.n_clients, upper_name="n_clients")
         require_integer("dimension", self.dimension, 1, MAX_DIMENSION)
         require_integer("modulus_bits", self.modulus_bits, MIN_MODULUS_BITS, MAX_MODULUS_BITS)
-        if self.profile not in PROFILES:
-            raise ConfigError(f"expected one of {', '.join(PROFILES)}, got {self.profile!r}", key="profile")
+        require_integer("n_rounds", self.n_rounds, 1, MAX_ROUNDS)
+        if self.profile not in PROFILE_NAMES:
+            known = ", ".join(PROFILE_NAMES)
+            raise ConfigError(f"expected one of {known}, got {self.profile!r}", key="profile")
+        if self.profile == "unsafe_unmasked" and self.n_rounds > 1:
+            raise ConfigError("unsafe_unmasked has no set-up that could pay for more", key="n_rounds")
+        if self.verifiable:
+            self._require_verifiable()
         if self.n_neighbours is None:
             if 2 * self.threshold <= self.n_clients:
                 raise ConfigError(
@@ -67,6 +86,75 @@ class SecAggParams:
                 f"n_neighbours={self.n_neighbours}, got {self.threshold}",
                 key="threshold",
             )
+        if self.client_chosen_graph and 2 * self.threshold <= self.n_holders:
+            raise ConfigError(
+                f"expected a majority of the holders, 2 * threshold > n_neighbours + 1 with "
+                f"n_neighbours={self.n_neighbours}, got {self.threshold}",
+                key="threshold",
+            )
+
+    def _require_verifiable(self) -> None:
+        if self.profile != "active" or self.n_neighbours is not None:
+            raise ConfigError(
+                "needs the profile active and the complete graph: the key of the check is one that all "
+                f"clients share and the server cannot replace; got {self.profile}, "
+                f"n_neighbours={self.n_neighbours}",
+                key="verifiable",
+            )
+        if self.modulus_bits > MAX_VERIFIABLE_BITS:
+            raise ConfigError(
+                f"needs modulus_bits <= {MAX_VERIFIABLE_BITS}, got {self.modulus_bits}", key="verifiable"
+            )
+        if not self.max_centred:
+            raise ConfigError(
+                f"no headroom for {self.n_clients} clients in {self.modulus_bits} bits", key="verifiable"
+            )
+
+    @classmethod
+    def for_population(
+        cls,
+        n_clients: int,
+        *,
+        corrupt: float,
+        dropout: float,
+        adversary: Literal["curious", "active"],
+        dimension: int,
+        modulus_bits: int,
+        n_rounds: int = 1,
+    ) -> SecAggParams:
+        """Return the sparsest graph that is 2^-40 secure and 2^-20 correct for these shares of clients.
+
+        Raises:
+            ConfigError: no sparse graph is; take the complete one.
+        """
+        n_neighbours, threshold = neighbours_and_threshold(
+            n_clients, corrupt=corrupt, dropout=dropout, adversary=adversary
+        )
+        return cls(
+            n_clients=n_clients,
+            threshold=threshold,
+            dimension=dimension,
+            modulus_bits=modulus_bits,
+            n_neighbours=n_neighbours,
+            profile="active" if adversary == "active" else "semi_honest",
+            n_rounds=n_rounds,
+        )
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps of a client; a server's are those in which a client answers."""
+        name = "active_sparse" if self.client_chosen_graph else self.profile
+        return (*PROFILES[name], VERIFY) if self.verifiable else PROFILES[name]
+
+    @property
+    def signed(self) -> bool:
+        """Whether every client frame is signed."""
+        return self.profile == "active"
+
+    @property
+    def client_chosen_graph(self) -> bool:
+        """Whether each client picks its neighbours itself."""
+        return self.profile == "active" and self.n_neighbours is not None
 
     @property
     def n_holders(self) -> int:
@@ -74,76 +162,14 @@ class SecAggParams:
         return self.n_clients if self.n_neighbours is None else self.n_neighbours + 1
 
     @property
+    def max_centred(self) -> int:
+        """The largest magnitude that keeps a verifiable sum of all clients from wrapping."""
+        return ((1 << (self.modulus_bits - 1)) - 1) // self.n_clients
+
+    @property
     def frame_vector_bytes(self) -> int:
         """The bytes of one packed vector on the wire."""
         return (self.dimension * self.modulus_bits + 7) // 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """The least that one client asks of a round; the default is safe, `accepting` is for rehearsals.
-
-    `min_survivors` is the least number of inputs that may be in a published sum; `min_neighbours`
-    counts only where the graph is not complete.  Two survivors are too few by default: each would
-    read the other's input off the sum.
-    """
-
-    min_cohort: int = 3
-    min_survivors: int = 3
-    min_threshold: int = 2
-    min_neighbours: int = 12
-    min_modulus_bits: int = MIN_MODULUS_BITS
-    max_modulus_bits: int = MAX_MODULUS_BITS
-    max_dimension: int = 1 << 28
-    profiles: tuple[str, ...] = ("semi_honest",)
-
-    def __post_init__(self) -> None:
-        for name in ("min_cohort", "min_survivors", "min_threshold"):
-            require_integer(f"policy.{name}", getattr(self, name), 2, MAX_CLIENTS)
-        require_integer("policy.min_neighbours", self.min_neighbours, 2, MAX_CLIENTS)
-        require_integer("policy.max_dimension", self.max_dimension, 1, MAX_DIMENSION)
-        require_integer("policy.max_modulus_bits", self.max_modulus_bits, MIN_MODULUS_BITS, MAX_MODULUS_BITS)
-        require_integer(
-            "policy.min_modulus_bits", self.min_modulus_bits, MIN_MODULUS_BITS, self.max_modulus_bits
-        )
-
-    @classmethod
-    def accepting(cls, params: SecAggParams) -> Policy:
-        """Return the policy that accepts just `params`: for a client whose owner chose them himself."""
-        return cls(
-            min_cohort=params.n_clients,
-            min_survivors=params.threshold,
-            min_threshold=params.threshold,
-            min_neighbours=params.n_neighbours or 2,
-            min_modulus_bits=params.modulus_bits,
-            max_modulus_bits=params.modulus_bits,
-            max_dimension=params.dimension,
-            profiles=(params.profile,),
-        )
-
-    def check(self, params: SecAggParams) -> None:
-        """Refuse parameters outside this policy.
-
-        Raises:
-            PolicyError: names the parameter, what was proposed and the bound.
-        """
-        if params.profile not in self.profiles:
-            raise PolicyError(f"proposed profile={params.profile}; this client accepts {self.profiles}")
-        _at_least("n_clients", params.n_clients, self.min_cohort)
-        _at_least("threshold", params.threshold, self.min_threshold)
-        if params.n_neighbours is not None:
-            _at_least("n_neighbours", params.n_neighbours, self.min_neighbours)
-        _at_least("modulus_bits", params.modulus_bits, self.min_modulus_bits)
-        _at_most("modulus_bits", params.modulus_bits, self.max_modulus_bits)
-        _at_most("dimension", params.dimension, self.max_dimension)
-
-    def check_survivors(self, n_survivors: int) -> None:
-        """Refuse a sum of too few inputs.
-
-        Raises:
-            PolicyError: fewer than `min_survivors`.
-        """
-        _at_least("n_survivors", n_survivors, self.min_survivors)
 
 
 def require_integer(key: str, value: int, lower: int, upper: int, upper_name: str = "") -> None:
@@ -153,16 +179,3 @@ def require_integer(key: str, value: int, lower: int, upper: int, upper_name: st
     if not lower <= value <= upper:
         bound = f"{upper_name}={upper}" if upper_name else f"{upper}"
         raise ConfigError(f"expected {lower} <= {key} <= {bound}, got {value}", key=key)
-
-
-def _at_least(name: str, proposed: int, bound: int) -> None:
-    if proposed < bound:
-        raise PolicyError(f"proposed {name}={proposed}; this client asks for at least {bound}")
-
-
-def _at_most(name: str, proposed: int, bound: int) -> None:
-    if proposed > bound:
-        raise PolicyError(f"proposed {name}={proposed}; this client accepts at most {bound}")
-
-
-SAFE_POLICY = Policy()

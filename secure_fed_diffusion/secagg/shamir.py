@@ -62,10 +62,10 @@ def lagrange(holders: Sequence[int], *, prime: int = PRIME) -> tuple[int, ...]:
     for point in points:
         numerator = numerator * point % prime
     denominators = []
-    for here in points:
+    for i, here in enumerate(points):
         product = here
-        for there in points:
-            if there != here:
+        for j, there in enumerate(points):
+            if j != i:
                 product = product * (there - here) % prime
         denominators.append(product)
     prefix = [1]

@@ -24,10 +24,11 @@ from ..entropy import Entropy, system
 from ..errors import ConfigError
 from .client import Client
 from .encoding import RingVector
-from .params import Policy, SecAggParams
-from .phases import PROFILES
+from .params import SecAggParams
+from .policy import Policy
 from .server import Server
 from .session import DIGEST_BYTES, Session
+from .signing import Roster, SigningKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +61,24 @@ def simulate(
 ) -> SimulationResult:
     """Run one round; `dropouts` maps a client id to the phase before which it vanishes.
 
+    Under the profile active the clients get fresh signing keys and a roster of them.
+
     Raises:
         TooFewClientsError: the dropouts leave too few; it says who is missing, and in which phase.
         ConfigError: `vectors` or `dropouts` do not fit the parameters.
     """
     dropouts = dict(dropouts or {})
-    phases = tuple(step.phase for step in PROFILES[params.profile])
+    phases = tuple(step.phase for step in params.steps)
     for client_id, phase in dropouts.items():
         if client_id not in vectors:
             raise ConfigError(f"client {client_id} is not in the cohort", key="dropouts")
         if phase not in phases:
             known = ", ".join(phases)
             raise ConfigError(f"expected one of {known} ({params.profile}), got {phase!r}", key="dropouts")
+    signers: dict[int, SigningKey] = {}
     if session is None:
+        if params.signed:
+            signers = {v: SigningKey.generate(entropy) for v in vectors}
         session = Session(
             run_id=b"simulate",
             round=0,
@@ -80,9 +86,12 @@ def simulate(
             cohort=tuple(vectors),
             params=params,
             model_digest=bytes(DIGEST_BYTES),
+            roster=Roster({v: key.public for v, key in signers.items()}) if signers else None,
         )
     accepted = policy or Policy.accepting(params)
-    clients = {v: Client(session, v, policy=accepted, entropy=entropy) for v in session.cohort}
+    clients = {
+        v: Client(session, v, policy=accepted, entropy=entropy, signer=signers.get(v)) for v in session.cohort
+    }
     server = Server(session)
     transcript: list[TranscriptEntry] = []
     inbox: dict[int, bytes] = dict.fromkeys(session.cohort, b"")
@@ -92,16 +101,27 @@ def simulate(
                 transcript.append(TranscriptEntry("server", client_id, phase, server_frame))
             if dropouts.get(client_id) == phase:
                 continue
-            client = clients[client_id]
-            if phase == "advertise":
-                frame = client.advertise()
-            elif phase == "share_keys":
-                frame = client.share_keys(server_frame)
-            elif phase == "masked_input":
-                frame = client.masked_input(server_frame, vectors[client_id])
-            else:
-                frame = client.unmask(server_frame)
-            transcript.append(TranscriptEntry(client_id, "server", phase, frame))
-            server.receive(client_id, frame)
-        inbox = server.advance()
+            frame = answer(clients[client_id], phase, server_frame, vectors[client_id])
+            if frame:
+                transcript.append(TranscriptEntry(client_id, "server", phase, frame))
+                server.receive(client_id, frame)
+        inbox = server.advance() if server.phase == phase else {}
     return SimulationResult(server.total, server.survivors, tuple(transcript))
+
+
+def answer(client: Client, phase: str, server_frame: bytes, vector: npt.ArrayLike) -> bytes:
+    """Let the client take its step of `phase`; the empty frame where the step has no answer."""
+    if phase == "advertise":
+        return client.advertise()
+    if phase == "masked_input":
+        return client.masked_input(server_frame, vector)
+    if phase == "verify":
+        client.verify(server_frame)
+        return b""
+    steps = {
+        "choose": client.choose,
+        "share_keys": client.share_keys,
+        "consistency": client.consistency,
+        "unmask": client.unmask,
+    }
+    return steps[phase](server_frame)

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secure_fed_diffusion import secagg
-from secure_fed_diffusion.errors import ConfigError
+from secure_fed_diffusion.errors import ConfigError, PolicyError
 from secure_fed_diffusion.secagg.graph import Graph
 
-from .rounds import make_params, make_session
+from .rounds import CASES, make_params, make_roster, make_session
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,20 @@ from .rounds import make_params, make_session
         ({"n_neighbours": 2, "threshold": 4}, "threshold"),
         ({"n_clients": 50, "n_neighbours": 20, "threshold": 9}, "threshold"),
         ({"profile": "none"}, "profile"),
+        ({"profile": "active_sparse"}, "profile"),
+        ({"n_rounds": 0}, "n_rounds"),
+        ({"n_rounds": 2**16 + 1}, "n_rounds"),
+        ({"n_rounds": True}, "n_rounds"),
+        ({"n_rounds": 2, "profile": "unsafe_unmasked"}, "n_rounds"),
+        ({"n_clients": 9, "threshold": 3, "n_neighbours": 6, "profile": "active"}, "threshold"),
+        ({"verifiable": True}, "verifiable"),
+        ({"verifiable": True, "profile": "unsafe_unmasked"}, "verifiable"),
+        ({"verifiable": True, "profile": "active", "modulus_bits": 61}, "verifiable"),
+        ({"verifiable": True, "profile": "active", "n_neighbours": 4}, "verifiable"),
+        (
+            {"verifiable": True, "profile": "active", "modulus_bits": 8, "n_clients": 128, "threshold": 65},
+            "verifiable",
+        ),
     ],
 )
 def test_impossible_parameters_are_refused_with_their_key(changes: dict[str, Any], key: str) -> None:
@@ -52,11 +66,65 @@ def test_the_published_sparse_parameters_are_accepted() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"min_cohort": 1}, {"min_survivors": 0}, {"min_modulus_bits": 65}, {"min_threshold": 1}]
+    "changes",
+    [
+        {"min_cohort": 1},
+        {"min_survivors": 0},
+        {"min_modulus_bits": 65},
+        {"min_threshold": 1},
+        {"min_neighbours": 0},
+        {"colluders": -1},
+        {"max_rounds": 0},
+        {"max_dimension": 0},
+        {"max_modulus_bits": 7},
+        {"max_modulus_bits": 16, "min_modulus_bits": 17},
+    ],
 )
 def test_a_policy_that_permits_anything_is_refused(changes: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="policy"):
         secagg.Policy(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_policy_that_accepts_just_these_parameters_accepts_them_and_no_stronger_demand(case: str) -> None:
+    params = make_params(**CASES[case])
+    secagg.Policy.accepting(params).check(params)
+    for change in ({"dimension": 17}, {"modulus_bits": 33}, {"modulus_bits": 31}):
+        other = make_params(**(CASES[case] | change))
+        with pytest.raises(PolicyError):
+            secagg.Policy.accepting(params).check(other)
+
+
+def test_the_safe_policy_refuses_the_unsafe_profile_and_more_rounds_than_it_was_told() -> None:
+    with pytest.raises(PolicyError, match="unsafe_unmasked"):
+        secagg.Policy().check(make_params(profile="unsafe_unmasked"))
+    with pytest.raises(PolicyError, match="n_rounds=3; this client accepts at most 2"):
+        secagg.Policy(max_rounds=2).check(make_params(n_rounds=3))
+    for profile in ("semi_honest", "active"):
+        secagg.Policy().check(make_params(profile=profile))
+    with pytest.raises(PolicyError, match="profile=semi_honest"):
+        secagg.Policy(profiles=("active",)).check(make_params())
+
+
+@pytest.mark.parametrize("colluders", [1, 2, 3])
+def test_the_margin_for_colluders_counts_the_holders(colluders: int) -> None:
+    """2t > n + c on the complete graph, 2t > k + 1 + c on a sparse one."""
+    policy = secagg.Policy(colluders=colluders)
+    for n in range(5, 12):
+        for t in range(n // 2 + 1, n + 1):
+            params = make_params(n, t)
+            if 2 * t > n + colluders:
+                policy.check(params)
+            else:
+                with pytest.raises(PolicyError, match=r"2 \* threshold"):
+                    policy.check(params)
+    for t in range(6, 14):
+        params = make_params(40, t, n_neighbours=12)
+        if 2 * t > 13 + colluders:
+            policy.check(params)
+        else:
+            with pytest.raises(PolicyError, match=r"2 \* threshold"):
+                policy.check(params)
 
 
 def test_every_field_of_a_session_changes_its_id() -> None:
@@ -73,6 +141,11 @@ def test_every_field_of_a_session_changes_its_id() -> None:
         make_session(make_params(5, 4, dimension=17)),
         make_session(make_params(5, 4, modulus_bits=31)),
         make_session(make_params(5, 4, n_neighbours=4)),
+        make_session(make_params(5, 4, n_rounds=2)),
+        make_session(make_params(5, 4, profile="unsafe_unmasked")),
+        make_session(make_params(5, 4, profile="active")),
+        make_session(make_params(5, 4, profile="active"), roster=make_roster(range(6))),
+        make_session(make_params(5, 4, profile="active", verifiable=True)),
     ]
     assert len({session.id for session in sessions}) == len(sessions)
     assert make_session(base).id == make_session(base).id

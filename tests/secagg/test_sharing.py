@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import combinations, product
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from secure_fed_diffusion.errors import FrameError, RecoveryError
 from secure_fed_diffusion.secagg import seal, shamir
 
-from .rounds import fixed_entropy
+from .rounds import fixed_entropy, make_params
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -82,23 +83,40 @@ def test_coefficients_spread_over_the_whole_field() -> None:
     assert len(set(slopes)) == 400
 
 
-def test_sealed_shares_open_for_their_receiver_alone() -> None:
-    pair = seal.SharePair(mask_key=shamir.PRIME - 1, self_mask=0)
-    context = {"session_id": b"s" * 32, "sender": 1, "receiver": 2}
-    sealed = seal.seal(b"k" * 32, pair, **context)  # type: ignore[arg-type]
-    assert len(sealed) == seal.SEALED_BYTES
-    assert seal.unseal(b"k" * 32, sealed, **context) == pair  # type: ignore[arg-type]
+@pytest.mark.parametrize("contribution", [b"", b"c" * seal.CONTRIBUTION_BYTES])
+@pytest.mark.parametrize("n_rounds", [1, 3])
+def test_sealed_shares_open_for_their_receiver_alone(n_rounds: int, contribution: bytes) -> None:
+    pairs = tuple(seal.SharePair(mask_key=shamir.PRIME - 1 - r, self_mask=r) for r in range(n_rounds))
+    entrusted = seal.Entrusted(pairs, contribution)
+    context: dict[str, Any] = {"session_id": b"s" * 32, "sender": 1, "receiver": 2}
+    sealed = seal.seal(b"k" * 32, entrusted, **context)
+    params = make_params(
+        n_rounds=n_rounds, **({"profile": "active", "verifiable": True} if contribution else {})
+    )
+    assert len(sealed) == seal.sealed_bytes(params)
+
+    def opened(data: bytes, **changes: Any) -> seal.Entrusted:
+        return seal.unseal(b"k" * 32, data, n_rounds=n_rounds, **(context | changes))
+
+    assert opened(sealed) == entrusted
     for change in ({"session_id": b"t" * 32}, {"sender": 2}, {"receiver": 1}, {"sender": 2, "receiver": 1}):
         with pytest.raises(FrameError, match="do not open"):
-            seal.unseal(b"k" * 32, sealed, **(context | change))  # type: ignore[arg-type]
+            opened(sealed, **change)
     for byte in range(len(sealed)):
         altered = bytearray(sealed)
         altered[byte] ^= 0x80
         with pytest.raises(FrameError):
-            seal.unseal(b"k" * 32, bytes(altered), **context)  # type: ignore[arg-type]
+            opened(bytes(altered))
+
+
+def test_a_share_outside_the_field_is_refused() -> None:
+    for value in (shamir.PRIME, 2**264 - 1):
+        with pytest.raises(FrameError, match="outside the field"):
+            seal.decode_share(value.to_bytes(33, "little"))
+    assert seal.decode_share((shamir.PRIME - 1).to_bytes(33, "little")) == shamir.PRIME - 1
 
 
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 81, 83])
 def test_sealed_shares_of_another_length_are_refused(length: int) -> None:
     with pytest.raises(FrameError):
-        seal.unseal(bytes(32), bytes(length), session_id=bytes(32), sender=1, receiver=2)
+        seal.unseal(bytes(32), bytes(length), session_id=bytes(32), sender=1, receiver=2, n_rounds=1)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import secure_fed_diffusion.secagg
-from secure_fed_diffusion.secagg.phases import PROFILES, diagram
+from secure_fed_diffusion.secagg import wire
+from secure_fed_diffusion.secagg.phases import PROFILES
 
 FOLDER = Path(secure_fed_diffusion.secagg.__file__).parent
 MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
@@ -54,7 +55,8 @@ def test_the_readme_runs() -> None:
     assert result.failed == 0
 
 
-def test_the_readme_shows_the_diagram_of_the_table() -> None:
+def test_the_readme_shows_the_states_and_the_wire_format_of_the_code() -> None:
     text = (FOLDER / "README.md").read_text()
-    for profile in PROFILES:
-        assert f"```mermaid\n{diagram(profile)}\n```" in text
+    assert wire.diagrams() in text
+    assert wire.table() in text
+    assert all(profile in text for profile in PROFILES)

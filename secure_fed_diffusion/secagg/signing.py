@@ -1,0 +1,130 @@
+"""Who is who: long-term Ed25519 keys, and the roster of public keys that every client pins.
+
+Under the active profile each client signs every frame, over (label, session, sender, kind, H(payload)),
+and checks its peers' signatures against ITS OWN copy of the roster, so a server can neither put its
+keys in the place of a client's nor invent clients.  The roster's root is part of the session id: two
+parties with different rosters share no key.
+
+Not protected against: a stolen signing key; a roster that was wrong when it was pinned (compare roots
+over another channel).  These keys sign and do nothing else: Shamir never holds them.
+
+Source: RFC 8032 (Ed25519); Bonawitz et al., CCS 2017, section 6.2.
+
+>>> key = SigningKey.generate()
+>>> Roster({7: key.public}).verify(7, b"hello", key.sign(b"hello"))
+True
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from types import MappingProxyType
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from ..entropy import Entropy, system
+from ..errors import ConfigError
+
+PUBLIC_BYTES = 32
+SECRET_BYTES = 32
+SIGNATURE_BYTES = 64
+LABEL_ROSTER = b"secure_fed_diffusion secagg v2 roster"
+
+
+class SigningKey:
+    """A client's long-term Ed25519 key; `public` is its 32-byte public key.
+
+    Raises:
+        ConfigError: a secret of another length than 32 bytes.
+    """
+
+    __slots__ = ("_key", "public")
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) != SECRET_BYTES:
+            raise ConfigError(f"expected {SECRET_BYTES} bytes, got {len(secret)}", key="signing_key")
+        self._key = Ed25519PrivateKey.from_private_bytes(secret)
+        self.public = self._key.public_key().public_bytes_raw()
+
+    def __repr__(self) -> str:
+        return "SigningKey(...)"
+
+    @classmethod
+    def generate(cls, entropy: Entropy = system) -> SigningKey:
+        """Make a fresh key."""
+        return cls(entropy(SECRET_BYTES))
+
+    @property
+    def secret(self) -> bytes:
+        """The 32 bytes to keep: whoever has them is this client."""
+        return self._key.private_bytes_raw()
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the 64-byte signature."""
+        return self._key.sign(message)
+
+
+class Roster:
+    """The pinned public keys by client id; immutable, with a 32-byte `root` to compare by voice.
+
+    Raises:
+        ConfigError: no clients, an id outside 0..2^32-1, a key that is none, or one key for two clients.
+    """
+
+    __slots__ = ("_keys", "_publics", "root")
+
+    def __init__(self, publics: Mapping[int, bytes]) -> None:
+        if not publics:
+            raise ConfigError("expected at least one client", key="roster")
+        keys = {}
+        for client_id in sorted(publics):
+            if isinstance(client_id, bool) or not isinstance(client_id, int) or not 0 <= client_id < 1 << 32:
+                raise ConfigError("expected client ids in 0..2^32-1", key="roster")
+            try:
+                keys[client_id] = Ed25519PublicKey.from_public_bytes(publics[client_id])
+            except (ValueError, TypeError):
+                message = f"expected an Ed25519 public key of {PUBLIC_BYTES} bytes for client {client_id}"
+                raise ConfigError(message, key="roster") from None
+        if len({bytes(public) for public in publics.values()}) != len(publics):
+            raise ConfigError("two clients have the same public key", key="roster")
+        self._keys = keys
+        self._publics = MappingProxyType({client_id: bytes(publics[client_id]) for client_id in keys})
+        rows = b"".join(struct.pack("<I", client_id) + public for client_id, public in self._publics.items())
+        self.root = sha256(LABEL_ROSTER + rows).digest()
+
+    def __contains__(self, client_id: object) -> bool:
+        return client_id in self._publics
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._publics)
+
+    def __len__(self) -> int:
+        return len(self._publics)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Roster) and self.root == other.root
+
+    def __hash__(self) -> int:
+        return hash(self.root)
+
+    def __repr__(self) -> str:
+        return f"Roster({len(self)} clients, root {self.root.hex()[:16]})"
+
+    @property
+    def publics(self) -> Mapping[int, bytes]:
+        """The public keys by client id, ascending."""
+        return self._publics
+
+    def verify(self, client_id: int, message: bytes, signature: bytes) -> bool:
+        """Tell whether `client_id` signed `message`; False also for a client that is not on the roster."""
+        key = self._keys.get(client_id)
+        if key is None:
+            return False
+        try:
+            key.verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
