@@ -1,11 +1,12 @@
-"""How fast secure aggregation is, beside the bare cipher and Flower's SecAgg+ (where it is installed).
+"""How fast secure aggregation is and how much it sends, beside the bare cipher and Flower's SecAgg+.
 
-What is compared runs in turns in one process, ours on one thread; seconds are medians of `repetitions`
-(at least 5), and a ratio is the median of the ratios of the turns, so that a busy machine slows both
-sides alike.  The peer is called through its own functions; without it the ratio is a sentence that
-says so.
+What is compared runs in turns in one process on one thread; seconds are medians of `repetitions` (at
+least 5) of the processor's time, and a ratio is the median of the ratios of the turns, so that a busy
+machine slows both sides alike.  Flower is called through its own functions (`secagg_flower`); where it
+is not installed its ratios are a sentence that says so.
 
-Not measured here: the network, several processes at once, and the peer's whole round.
+Not measured here: the network, several processes at once, thousands of clients
+(`experiments/secagg_scale`).
 
     >>> from secure_fed_diffusion.benchmarks import secagg
     >>> secagg.run()["ratios"]["masking_over_cipher_ceiling"]    # doctest: +SKIP
@@ -25,14 +26,17 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from secure_fed_diffusion import entropy, secagg
+from secure_fed_diffusion.benchmarks import secagg_flower, secagg_round
 from secure_fed_diffusion.errors import ConfigError
-from secure_fed_diffusion.secagg import masks, shamir
+from secure_fed_diffusion.secagg import masks, population, shamir
 from secure_fed_diffusion.secagg.phases import PROFILES
 
 MIN_REPETITIONS = 5
 N_VALUES, N_PEERS = 1_000_000, 50
 SHAMIR_HOLDERS, SHAMIR_THRESHOLD = 100, 51
 ROUND_CLIENTS, ROUND_DROPOUTS, ROUND_DIMENSION = 40, 4, 100_000
+WIRE_CLIENTS, WIRE_DIMENSION, WIRE_VALUE_BITS = 1 << 10, 1 << 20, 16
+WIRE_CORRUPT, WIRE_DROPOUT = 0.05, 0.05
 NOT_MEASURED = "not measured: flwr is not installed"
 
 Action = Callable[[], object]
@@ -43,38 +47,83 @@ def run(*, repetitions: int = MIN_REPETITIONS) -> dict[str, Any]:
     """Return {"ratios", "seconds", "bytes", "sizes", "repetitions"}; a leaf is a number or a reason.
 
     A ratio above 1 of `flower_over_ours_*` says how many times faster ours is;
-    `masking_over_cipher_ceiling` is the share of the bare cipher's throughput that masking reaches.
+    `masking_over_cipher_ceiling` is the share of the bare cipher's throughput that masking reaches;
+    `sent_over_plain_vector` and `traffic_over_plain_vector` are a client's bytes up, and up and down,
+    over those of its vector as plain values.
 
     Raises:
         ConfigError: fewer than five repetitions.
     """
     if repetitions < MIN_REPETITIONS:
         raise ConfigError(f"expected repetitions >= {MIN_REPETITIONS}, got {repetitions}", key="repetitions")
-    flower = _flower_actions()
-    masking = _in_turns({**_masking_actions(), **_named(flower, "masking")}, repetitions)
-    split, combine = _sharing_actions()
-    splitting = _in_turns({"shamir_split": split, **_named(flower, "shamir_split")}, repetitions)
-    combining = _in_turns({"shamir_combine": combine, **_named(flower, "shamir_combine")}, repetitions)
-    round_actions, frame_bytes = _round_actions()
-    whole_round = _in_turns(round_actions, repetitions)
-    groups = (masking, splitting, combining, whole_round)
-    ratios: dict[str, Any] = {
-        "masking_over_cipher_ceiling": _ratio(masking, "cipher_ceiling", "masking"),
-        "masked_frame_over_plain_vector": frame_bytes / (4 * ROUND_DIMENSION),
-    }
-    for name, samples in (("masking", masking), ("shamir_split", splitting), ("shamir_combine", combining)):
+    groups = [_in_turns(actions, repetitions) for actions in _groups(repetitions)]
+    samples = {name: taken for group in groups for name, taken in group.items()}
+    wire = wire_bytes()
+    ratios: dict[str, Any] = {"masking_over_cipher_ceiling": _ratio(samples, "cipher_ceiling", "masking")}
+    for name in ("masking", "client_step", "shamir_split", "shamir_combine", "round_server"):
         peer = f"flower_{name}"
         ratios[f"flower_over_ours_{name}"] = _ratio(samples, peer, name) if peer in samples else NOT_MEASURED
+    plain = wire["plain_vector"]
+    ratios["sent_over_plain_vector"] = wire["client_up"] / plain
+    ratios["traffic_over_plain_vector"] = (wire["client_up"] + wire["client_down"]) / plain
     return {
         "ratios": ratios,
-        "seconds": {name: statistics.median(taken) for group in groups for name, taken in group.items()},
-        "bytes": {"masked_frame": frame_bytes},
-        "sizes": {
-            "masking": f"{N_VALUES} values of 32 bits, {N_PEERS} neighbours and the self mask",
-            "shamir": f"n={SHAMIR_HOLDERS}, t={SHAMIR_THRESHOLD}; 32 bytes, at Flower a key as PEM",
-            "round": f"n={ROUND_CLIENTS}, complete graph, {ROUND_DROPOUTS} dropouts, d={ROUND_DIMENSION}",
-        },
+        "seconds": {name: statistics.median(taken) for name, taken in samples.items()},
+        "bytes": wire,
+        "sizes": _sizes(),
         "repetitions": repetitions,
+    }
+
+
+def wire_bytes() -> dict[str, int]:
+    """Return what a client of a large sparse round sends and is sent, by the frames of a real round.
+
+    The round is run with a vector of one value; the rest of the vector is then added at its packed size,
+    which is exact, since no other part of a frame depends on the dimension.
+    """
+    k, threshold = _wire_graph()
+    ring_bits = WIRE_VALUE_BITS + (WIRE_CLIENTS - 1).bit_length()  # the sum of all must not wrap
+    narrow, full = (
+        secagg.SecAggParams(
+            n_clients=WIRE_CLIENTS,
+            threshold=threshold,
+            dimension=dimension,
+            modulus_bits=ring_bits,
+            n_neighbours=k,
+        )
+        for dimension in (1, WIRE_DIMENSION)
+    )
+    cost = secagg_round.measure(narrow)
+    rest = full.frame_vector_bytes - narrow.frame_vector_bytes
+    return {
+        "plain_vector": WIRE_DIMENSION * WIRE_VALUE_BITS // 8,
+        "masked_frame": cost.masked_frame_bytes + rest,
+        "client_up": round(cost.bytes_up) + rest,
+        "client_down": round(cost.bytes_down),
+    }
+
+
+def _wire_graph() -> tuple[int, int]:
+    return population.neighbours_and_threshold(
+        WIRE_CLIENTS, corrupt=WIRE_CORRUPT, dropout=WIRE_DROPOUT, adversary="curious"
+    )
+
+
+def _sizes() -> dict[str, str]:
+    k, threshold = _wire_graph()
+    return {
+        "masking": f"{N_VALUES} values of 32 bits, {N_PEERS} neighbours and the self mask",
+        "client_step": "masking, and from the sealed shares to the frame; no rounding on either side",
+        "shamir": f"n={SHAMIR_HOLDERS}, t={SHAMIR_THRESHOLD}; 32 bytes, at Flower a key as PEM",
+        "round_server": (
+            f"n={ROUND_CLIENTS}, t={_round_threshold()}, complete graph, {ROUND_DROPOUTS} dropouts, "
+            f"d={ROUND_DIMENSION}; Flower's own workflow, its clients' replies from memory"
+        ),
+        "bytes": (
+            f"n={WIRE_CLIENTS}, d={WIRE_DIMENSION} values of {WIRE_VALUE_BITS} bits, semi_honest, k={k}, "
+            f"t={threshold}: {WIRE_CORRUPT:.0%} corrupt, {WIRE_DROPOUT:.0%} drop, curious server"
+        ),
+        "seconds": "of the processor, medians",
     }
 
 
@@ -83,10 +132,10 @@ def _in_turns(actions: Mapping[str, Action], repetitions: int) -> dict[str, list
     samples: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(repetitions + 1):
         for name, action in actions.items():
-            start = time.perf_counter()
+            start = time.process_time()
             action()
             if turn:
-                samples[name].append(time.perf_counter() - start)
+                samples[name].append(time.process_time() - start)
     return samples
 
 
@@ -94,11 +143,24 @@ def _ratio(samples: Samples, over: str, under: str) -> float:
     return statistics.median(a / b for a, b in zip(samples[over], samples[under], strict=True))
 
 
-def _named(flower: Mapping[str, Action] | None, name: str) -> dict[str, Action]:
-    return {} if flower is None else {f"flower_{name}": flower[name]}
+def _groups(repetitions: int) -> list[dict[str, Action]]:
+    """Return what runs in turns with what: ours, its ceiling, and the peer's where it is installed."""
+    split, combine = _sharing()
+    masking = _masking()
+    step = {"client_step": _client_step(repetitions + 1)}
+    splitting, combining, server = {"shamir_split": split}, {"shamir_combine": combine}, _server_round()
+    if secagg_flower.available():
+        masking["flower_masking"] = secagg_flower.masking(N_VALUES, N_PEERS)
+        step["flower_client_step"] = secagg_flower.client_step(N_VALUES, N_PEERS)
+        peer_split, peer_combine = secagg_flower.sharing(SHAMIR_HOLDERS, SHAMIR_THRESHOLD)
+        splitting["flower_shamir_split"], combining["flower_shamir_combine"] = peer_split, peer_combine
+        server["flower_round_server"] = secagg_flower.server_round(
+            ROUND_CLIENTS, _round_threshold(), range(ROUND_DROPOUTS), ROUND_DIMENSION
+        )
+    return [masking, step, splitting, combining, server]
 
 
-def _masking_actions() -> dict[str, Action]:
+def _masking() -> dict[str, Action]:
     """Masking, and its ceiling: the same streams into one reused buffer, then one add of a vector."""
     key_list = [entropy.system(entropy.KEY_BYTES) for _ in range(N_PEERS + 1)]
     half = len(key_list) // 2
@@ -120,7 +182,33 @@ def _masking_actions() -> dict[str, Action]:
     return {"masking": masking, "cipher_ceiling": ceiling}
 
 
-def _sharing_actions() -> tuple[Action, Action]:
+def _client_step(n_runs: int) -> Action:
+    """One client's whole `masked_input`, frame to frame, with all its neighbours there; good for `n_runs`."""
+    params = secagg.SecAggParams(
+        n_clients=N_PEERS + 1, threshold=(N_PEERS + 1) // 2 + 1, dimension=N_VALUES, modulus_bits=32
+    )
+    session = secagg_round.session_for(params)
+    policy = secagg.Policy.accepting(params)
+    vector = np.zeros(N_VALUES, dtype=np.uint32)
+    ready: list[tuple[secagg.Client, bytes]] = []
+
+    while len(ready) < n_runs:  # a machine takes the step once
+        clients = {v: secagg.Client(session, v, policy=policy) for v in session.cohort}
+        server = secagg.Server(session)
+        for v, client in clients.items():
+            server.receive(v, client.advertise())
+        for v, frame in server.advance().items():
+            server.receive(v, clients[v].share_keys(frame))
+        ready.extend((clients[v], frame) for v, frame in server.advance().items())
+
+    def step() -> bytes:
+        client, frame = ready.pop()
+        return client.masked_input(frame, vector)
+
+    return step
+
+
+def _sharing() -> tuple[Action, Action]:
     secret = int.from_bytes(entropy.system(32), "little")
     holders = tuple(range(SHAMIR_HOLDERS))
     shares = shamir.split(secret, holders, threshold=SHAMIR_THRESHOLD)
@@ -131,74 +219,36 @@ def _sharing_actions() -> tuple[Action, Action]:
     )
 
 
-def _round_actions() -> tuple[dict[str, Action], int]:
-    """The whole round of all parties, the server's part of it, and the bytes of a masked frame."""
+def _round_threshold() -> int:
+    return ROUND_CLIENTS // 2 + 1
+
+
+def _server_round() -> dict[str, Action]:
+    """The server's part of a round, and the round of all parties beside it."""
     params = secagg.SecAggParams(
-        n_clients=ROUND_CLIENTS,
-        threshold=ROUND_CLIENTS // 2 + 1,
-        dimension=ROUND_DIMENSION,
-        modulus_bits=32,
+        n_clients=ROUND_CLIENTS, threshold=_round_threshold(), dimension=ROUND_DIMENSION, modulus_bits=32
     )
     vectors = {v: np.full(ROUND_DIMENSION, v, dtype=np.uint32) for v in range(ROUND_CLIENTS)}
     dropouts = dict.fromkeys(range(ROUND_DROPOUTS), "masked_input")
-    session = secagg.Session(
-        run_id=b"benchmark",
-        round=0,
-        attempt=0,
-        cohort=tuple(vectors),
-        params=params,
-        model_digest=bytes(32),
-    )
+    session = secagg_round.session_for(params)
     transcript = secagg.simulate(params, vectors, dropouts=dropouts, session=session).transcript
-    sent = {
-        step.phase: {
-            int(entry.sender): entry.frame
+    sent = [
+        [
+            (int(entry.sender), entry.frame)
             for entry in transcript
             if entry.receiver == "server" and entry.phase == step.phase
-        }
+        ]
         for step in PROFILES[params.profile]
-    }
+    ]
 
     def server_side() -> None:
         server = secagg.Server(session)
-        for frames in sent.values():
-            for client_id, frame in frames.items():
+        for frames in sent:
+            for client_id, frame in frames:
                 server.receive(client_id, frame)
             server.advance()
 
-    actions: dict[str, Action] = {
-        "round": lambda: secagg.simulate(params, vectors, dropouts=dropouts),
-        "round_server": server_side,
-    }
-    return actions, len(sent["masked_input"][ROUND_CLIENTS - 1])
-
-
-def _flower_actions() -> dict[str, Action] | None:
-    """Flower's mask generation and addition as its client does them, and its secret sharing; or None."""
-    try:
-        from flwr.common.secure_aggregation.crypto.shamir import combine_shares, create_shares
-        from flwr.common.secure_aggregation.ndarrays_arithmetic import (
-            parameters_addition,
-            parameters_mod,
-            parameters_subtraction,
-        )
-        from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
-        from flwr.supercore.primitives.asymmetric import generate_key_pairs, private_key_to_bytes
-    except ImportError:
-        return None
-    seeds = [entropy.system(32) for _ in range(N_PEERS + 1)]
-    secret = private_key_to_bytes(generate_key_pairs()[0])
-    enough = create_shares(secret, SHAMIR_THRESHOLD, SHAMIR_HOLDERS)[:SHAMIR_THRESHOLD]
-
-    def masking() -> None:
-        vector = [np.zeros(N_VALUES, dtype=np.int64)]
-        for index, seed in enumerate(seeds):
-            mask = pseudo_rand_gen(seed, 1 << 32, [(N_VALUES,)])
-            vector = (parameters_addition if index % 2 else parameters_subtraction)(vector, mask)
-        parameters_mod(vector, 1 << 32)
-
     return {
-        "masking": masking,
-        "shamir_split": lambda: create_shares(secret, SHAMIR_THRESHOLD, SHAMIR_HOLDERS),
-        "shamir_combine": lambda: combine_shares(enough),
+        "round_server": server_side,
+        "round": lambda: secagg.simulate(params, vectors, dropouts=dropouts),
     }
