@@ -70,6 +70,8 @@ class Account:
         who = f"client {charge.client_id}, round {charge.round}, attempt {charge.attempt}"
         if charge.mechanism not in terms.mechanisms:
             raise PrivacyError(f"{who}: no {charge.mechanism!r}; the terms have {sorted(terms.mechanisms)}")
+        if terms.owner is not None and charge.client_id != terms.owner:
+            raise PrivacyError(f"{who}: this ledger is client {terms.owner}'s own")
         if charge.identity in self.charges:
             raise PrivacyError(f"{who}: {charge.mechanism!r} was charged before; a retry is a new attempt")
         after = self.steps.get(charge.client_id, Counter()) + Counter({charge.mechanism: charge.steps})
@@ -94,6 +96,13 @@ class Account:
     def spent(self, client_id: int) -> dict[Mechanism, int]:
         """Return the steps of each mechanism that this client was charged for."""
         return self._counts(self.steps.get(client_id, Counter()))
+
+    def most(self) -> dict[str, int]:
+        """Return, for each mechanism by name, the steps of the client that took most of it."""
+        return {
+            name: max((steps[name] for steps in self.steps.values()), default=0)
+            for name in self.terms.mechanisms
+        }
 
     def epsilon(self, view: View, accountant: Accountant, client_id: int | None = None) -> float:
         """Return ε of one client, or the largest of all."""

@@ -1,5 +1,7 @@
 """Lines of JSON, each of which carries the digest of the one before: the form of a ledger on disk.
 
+Read, written and locked here; what the lines mean is for `ledger` and `shared` to say.
+
 A line is a JSON object with `sequence` (from 0), `previous` (the digest of the line before, zeros for the
 first), its own fields, and `digest`, the SHA-256 of all that in canonical form.  A line counts from its
 newline on; bytes after the last newline are a torn write.
@@ -14,13 +16,16 @@ those, keep the digest of the last line (an anchor) somewhere else.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from secure_fed_diffusion.errors import LedgerError
+from secure_fed_diffusion.errors import LedgerError, RunError
 
 FIRST = "0" * 64
 _DOMAIN = b"secure_fed_diffusion/ledger/1\n"
@@ -71,3 +76,38 @@ def decode(data: bytes) -> tuple[list[Entry], int]:
         entries.append(Entry(line=number, fields=fields, digest=digest))
         previous = digest
     return entries, len(torn)
+
+
+def open_locked(path: Path, flags: int, *, wait: bool = False) -> int:
+    """Open `path` for this process alone; the lock goes with the descriptor, so a killed process frees it.
+
+    Raises:
+        RunError: there is no such file, or another process holds it and `wait` is false.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+    except FileNotFoundError:
+        raise RunError(f"no ledger at {path}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(descriptor)
+        raise RunError(f"{path.name} is in use by another process: a run has one writer") from None
+    return descriptor
+
+
+def append(descriptor: int, line: bytes) -> None:
+    """Write `line` where the descriptor stands; it is on disk on return."""
+    rest = memoryview(line)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    os.fsync(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names of a folder's files to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

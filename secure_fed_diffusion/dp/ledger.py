@@ -15,7 +15,6 @@ A budget of None means that no guarantee is given: nothing is refused, and an in
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 from collections.abc import Mapping
@@ -37,9 +36,9 @@ _ARITHMETIC_TOLERANCE = 1e-6  # between machines; relative
 class Ledger:
     """The one writer of a ledger file; use it as a context manager, or `close` it."""
 
-    def __init__(self, descriptor: int, path: Path, account: Account, lines: int, head: str) -> None:
+    def __init__(self, descriptor: int, path: Path, account: Account, digests: list[str]) -> None:
         self._descriptor, self._path, self._account = descriptor, path, account
-        self._lines, self._head = lines, head
+        self._digests = digests  # of every line, in order
         self._usable = True
 
     @classmethod
@@ -52,14 +51,14 @@ class Ledger:
             RunError: there is a ledger at `path`, or another process is writing one.
         """
         path = Path(path)
-        descriptor = _open_locked(path, os.O_RDWR | os.O_CREAT)
+        descriptor = chain.open_locked(path, os.O_RDWR | os.O_CREAT)
         try:
             if b"\n" in path.read_bytes():
                 raise RunError(f"{path.name} exists: open it to go on, or choose another folder")
             os.ftruncate(descriptor, 0)
-            ledger = cls(descriptor, path, Account(terms), 0, chain.FIRST)
+            ledger = cls(descriptor, path, Account(terms), [])
             ledger._append({"kind": "terms", **terms.to_dict()})
-            _sync_folder(path.parent)
+            chain.sync_folder(path.parent)
         except BaseException:
             os.close(descriptor)
             raise
@@ -76,7 +75,7 @@ class Ledger:
             RunError: there is no ledger, or another process is writing it.
         """
         path = Path(path)
-        descriptor = _open_locked(path, os.O_RDWR)
+        descriptor = chain.open_locked(path, os.O_RDWR)
         try:
             data = path.read_bytes()
             entries, torn = chain.decode(data)
@@ -93,7 +92,7 @@ class Ledger:
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(descriptor, path, account, len(entries), entries[-1].digest)
+        return cls(descriptor, path, account, [entry.digest for entry in entries])
 
     @property
     def terms(self) -> Terms:
@@ -103,7 +102,16 @@ class Ledger:
     @property
     def head(self) -> str:
         """The digest of the last line: keep it elsewhere, it is the anchor of `verify`."""
-        return self._head
+        return self._digests[-1]
+
+    @property
+    def lines(self) -> int:
+        """How many lines there are, the terms among them."""
+        return len(self._digests)
+
+    def digest_at(self, line: int) -> str | None:
+        """Return the digest of a line, counted from 1, or None where there is no such line."""
+        return self._digests[line - 1] if 1 <= line <= len(self._digests) else None
 
     def charge(
         self,
@@ -136,6 +144,10 @@ class Ledger:
         """Return the steps of each mechanism that this client was charged for."""
         return MappingProxyType(self._account.spent(client_id))
 
+    def most(self) -> Mapping[str, int]:
+        """Return, for each mechanism by name, the steps of the client that took most of it."""
+        return MappingProxyType(self._account.most())
+
     def epsilon(self, view: View, accountant: Accountant = "pld", client_id: int | None = None) -> float:
         """Return ε spent in `view` by one client, or the largest of all clients."""
         return self._account.epsilon(view, accountant, client_id)
@@ -161,36 +173,12 @@ class Ledger:
     def _append(self, fields: Mapping[str, Any]) -> None:
         if not self._usable:
             raise RunError(f"{self._path.name} is closed, or an earlier write to it failed")
-        line, digest = chain.encode(fields, sequence=self._lines, previous=self._head)
+        previous = self._digests[-1] if self._digests else chain.FIRST
+        line, digest = chain.encode(fields, sequence=len(self._digests), previous=previous)
         self._usable = False  # what a failed write left on disk is for the next `open` to judge
-        rest = memoryview(line)
-        while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
-        os.fsync(self._descriptor)
-        self._lines, self._head = self._lines + 1, digest
+        chain.append(self._descriptor, line)
+        self._digests.append(digest)
         self._usable = True
-
-
-def _open_locked(path: Path, flags: int) -> int:
-    """Open `path` for this process alone; the lock goes with the descriptor, so a killed process frees it."""
-    try:
-        descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
-    except FileNotFoundError:
-        raise RunError(f"no ledger at {path}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise RunError(f"{path.name} is in use by another process: a run has one writer") from None
-    return descriptor
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 Prices = Mapping[str, Mapping[str, float]]
@@ -204,10 +192,20 @@ class LedgerReport:
     terms: Terms
     rounds: Mapping[int, Prices]  # spent when a charge last named that round, the largest of all clients
     clients: Mapping[int, Prices]
-    lines: int
-    head: str
+    most: Mapping[str, int]  # steps of each mechanism by the client that took most of it
+    digests: tuple[str, ...]  # of every line, the terms first
     torn_bytes: int  # after the last newline: a charge that never was, whose frames never left
     truncation_excluded: bool
+
+    @property
+    def lines(self) -> int:
+        """How many lines there are, the terms among them."""
+        return len(self.digests)
+
+    @property
+    def head(self) -> str:
+        """The digest of the last line."""
+        return self.digests[-1]
 
     @property
     def statement(self) -> str:
@@ -283,8 +281,8 @@ def verify(path: Path | str, *, head: str | None = None) -> LedgerReport:
         terms=account.terms,
         rounds=MappingProxyType(by_round),
         clients=MappingProxyType({client: _prices(account, client) for client in sorted(account.steps)}),
-        lines=len(entries),
-        head=entries[-1].digest,
+        most=MappingProxyType(account.most()),
+        digests=tuple(entry.digest for entry in entries),
         torn_bytes=torn,
         truncation_excluded=head == entries[-1].digest,
     )

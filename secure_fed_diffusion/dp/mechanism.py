@@ -4,9 +4,14 @@ A `Mechanism` is a fact about a step (who added how much noise, to what sensitiv
 sampling rate); a `View` is an adversary.  `Mechanism.noise_multiplier(view)` is the only place that
 knows how much noise a view has to see through; `accounting` turns it into ε.
 
+Units: an example is one record; a person's records are averaged BEFORE the clip, so a person is one
+clipped vector; a client is all that one institution contributes.  Relations: add or remove one; replace
+one (the neighbour has another vector in its place, with the same coin); zero-out, where a client's
+contribution becomes zero and its participation stays visible.
+
 Not protected against: noise that is not there.  A mechanism is what the plan says; that the pipeline
-does it is for the tests and the auditors to show.  Neighbours are example-level add/remove, or
-client-level zero-out (participation itself is visible); replace-one is refused.
+does it is for the tests and the auditors to show.  A person whose records lie at two institutions is
+covered at each of them, and not for both together.
 
 Source: Kairouz, Liu and Steinke 2021, "The Distributed Discrete Gaussian Mechanism for Federated
 Learning with Secure Aggregation"; the proof used here is in docs/privacy.md.
@@ -29,8 +34,8 @@ from typing import Any, Literal, get_args
 from secure_fed_diffusion.errors import ConfigError, PrivacyError
 
 Kind = Literal["shares", "central", "local", "none"]
-Unit = Literal["example", "client"]
-Relation = Literal["add_remove", "zero_out"]
+Unit = Literal["example", "person", "client"]
+Relation = Literal["add_remove", "replace_one", "zero_out"]
 ViewName = Literal["raw_update", "sum", "released_model"]
 
 INNER_STDDEV = 4.0
@@ -39,7 +44,14 @@ INNER_STDDEV = 4.0
 MAX_NORM_BOUND = 1 << 24
 """Largest integer sensitivity: its square stays exact in float64 with room to spare."""
 
-RELATION_OF_UNIT: Mapping[str, Relation] = {"example": "add_remove", "client": "zero_out"}
+RELATIONS_OF_UNIT: Mapping[Unit, tuple[Relation, ...]] = {
+    "example": ("add_remove", "replace_one"),
+    "person": ("add_remove", "replace_one"),
+    "client": ("zero_out", "replace_one"),  # whether a client took part is visible: it is never removed
+}
+
+CLIENT_SAMPLING = "No amplification by client sampling is claimed: the adversary may have chosen the cohort."
+"""What every ε of this package assumes about the choice of clients; a report shows it beside ε."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,23 +123,20 @@ class Mechanism:
 
     def __post_init__(self) -> None:
         if self.relation not in get_args(Relation):
-            raise PrivacyError(
-                f"relation {self.relation!r} is not offered: replace-one doubles the distance between "
-                "neighbours and dp_accounting's RDP under-reports it; use add_remove or zero_out"
-            )
+            known = ", ".join(get_args(Relation))
+            raise PrivacyError(f"relation {self.relation!r} has no proof here; expected one of {known}")
         for name, literal in (("kind", Kind), ("unit", Unit)):
             if getattr(self, name) not in get_args(literal):
                 raise ConfigError(f"expected one of {', '.join(get_args(literal))}", key=f"mechanism.{name}")
-        if self.relation != RELATION_OF_UNIT[self.unit]:
-            raise PrivacyError(
-                f"unit {self.unit!r} goes with {RELATION_OF_UNIT[self.unit]!r}, got {self.relation!r}"
-            )
+        if self.relation not in RELATIONS_OF_UNIT[self.unit]:
+            allowed = " or ".join(RELATIONS_OF_UNIT[self.unit])
+            raise PrivacyError(f"unit {self.unit!r} goes with {allowed}, got {self.relation!r}")
         if not 0.0 < self.sampling_rate <= 1.0:
             raise ConfigError(
                 f"expected 0 < rate <= 1, got {self.sampling_rate}", key="mechanism.sampling_rate"
             )
         if self.unit == "client" and self.sampling_rate != 1.0:
-            raise PrivacyError("no amplification by client sampling is claimed: the server picks the cohort")
+            raise PrivacyError(f"{CLIENT_SAMPLING} Expected rate 1, got {self.sampling_rate}")
         if not (math.isfinite(self.sensitivity) and self.sensitivity > 0):
             raise ConfigError(
                 f"expected a positive bound, got {self.sensitivity}", key="mechanism.sensitivity"

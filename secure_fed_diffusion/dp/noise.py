@@ -1,14 +1,14 @@
 """Discrete Gaussian noise and Poisson coins from the operating system's randomness.
 
-A draw compares a uniform 256-bit number with 256-bit thresholds of the exact distribution function
+A draw compares a uniform 1024-bit number with 1024-bit thresholds of the exact distribution function
 (computed in decimal arithmetic).  Sixteen bits decide almost every draw through a guide table, 48 more
-almost all of the rest, and a draw that still equals the head of a threshold gets its last 192.  Wide
+almost all of the rest, and a draw that still equals the head of a threshold gets its last 960.  Wide
 noise is x₁ + k·x₂ + k²·x₃ of narrow draws, whose distance from the discrete Gaussian is bounded by
-`convolution_loss` and charged by the accountant, as `sampling_distance` is.
+`log_convolution_loss` and charged by the accountant, as `log_sampling_distance` is.
 
 Not protected against: timing.  Neither the table look-ups nor the rare further bits are constant-time.
 
-Source: Kairouz et al. 2021 (Poisson summation for sums of discrete Gaussians); docs/privacy.md, step 4.
+Source: Kairouz et al. 2021 (Poisson summation for sums of discrete Gaussians); docs/privacy.md, step 2.
 
 >>> discrete_gaussian(8.0, 3).shape
 (3,)
@@ -34,9 +34,9 @@ MAX_STDDEV = 2.0**40  # the sum of a million such draws still fits 63 bits
 _WIDEST_TABLE = 110.0  # beyond, more than 2 % of the draws need their 48 further bits
 _SMOOTHNESS = 5.0  # least s₀/√(1+k²): each convolution then costs less than 1e-213 in log-ratio
 _CHUNK = 1 << 16  # draws at a time, so that the working arrays stay in the second-level cache
-_BITS, _HEAD_BITS, _GUIDE_BITS = 256, 64, 16
-_TAIL_STDDEVS = 19.3  # the tail beyond weighs less than 2^-256
-_DIGITS = 110  # of the decimal arithmetic: 2^-256 is 77 digits
+_BITS, _HEAD_BITS, _GUIDE_BITS = 1024, 64, 16  # the accountant multiplies 2^-1024 by e^ε: ε may be large
+_TAIL_STDDEVS = 38.6  # the tail beyond weighs less than 2^-1024
+_DIGITS = 340  # of the decimal arithmetic: 2^-1024 is 309 digits
 _OPEN = -(1 << 15)  # in the guide: these 16 bits do not decide; no value is as low
 
 
@@ -74,32 +74,31 @@ def _plan(stddev: float) -> _Plan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Table:
-    """Thresholds of N_Z(0, stddev²) on −bound … bound, at 256 bits, and the guide to their first 16."""
+    """Thresholds of N_Z(0, stddev²) on −bound … bound, at 1024 bits, and the guide to their first 16."""
 
     bound: int
     thresholds: tuple[int, ...]  # a draw's value is −bound plus the number of thresholds <= the draw
     heads: npt.NDArray[np.uint64]  # their first 64 bits
     guide: npt.NDArray[np.int16]  # the value by the draw's first 16 bits, or _OPEN
-    distance: float  # bound on the total variation from the exact distribution
 
 
 @lru_cache(maxsize=16)
 def _table(stddev: float) -> _Table:
     """Build the table in decimal arithmetic."""
-    bound = math.ceil(_TAIL_STDDEVS * stddev)
+    bound = _bound(stddev)
     with localcontext() as context:
         context.prec = _DIGITS
-        double_variance = 2 * Decimal(stddev) ** 2
-        weights = [(-Decimal(x * x) / double_variance).exp() for x in range(bound + 1)]
-        total = 2 * sum(weights) - weights[0]
-        # Beyond the bound the weights fall faster than a geometric series of this ratio.
-        beyond = (-Decimal((bound + 1) ** 2) / double_variance).exp()
-        ratio = (-Decimal(2 * bound + 3) / double_variance).exp()
-        tail = float(2 * beyond / (1 - ratio) / total)
+        # w_x = exp(−x²/2σ²) by w_{x+1} = w_x·h_x, h_{x+1} = h_x·g²: errors grow as x² units of 10^-340
+        root = (-1 / (2 * Decimal(stddev) ** 2)).exp()
+        weights, factor, square = [Decimal(1)], root, root * root
+        for _ in range(bound):
+            weights.append(weights[-1] * factor)
+            factor *= square
+        unit = (1 << _BITS) / (2 * sum(weights) - weights[0])
         cumulative, thresholds = Decimal(0), []
         for x in range(-bound, bound):
             cumulative += weights[abs(x)]
-            thresholds.append(int(cumulative / total * (1 << _BITS)))
+            thresholds.append(int(cumulative * unit))
     heads = np.array([threshold >> (_BITS - _HEAD_BITS) for threshold in thresholds], dtype=np.uint64)
     cells = np.arange(1 << _GUIDE_BITS, dtype=np.uint64) << np.uint64(_HEAD_BITS - _GUIDE_BITS)
     first = np.searchsorted(heads, cells, side="left")
@@ -109,15 +108,26 @@ def _table(stddev: float) -> _Table:
         thresholds=tuple(thresholds),
         heads=heads,
         guide=np.where(first == last, first - bound, _OPEN).astype(np.int16),
-        # One unit of rounding for each threshold, the tail left out, and the decimal arithmetic's own error.
-        distance=(2 * bound + 1) * (2.0**-_BITS + 10.0 ** (4 - _DIGITS)) + tail,
     )
 
 
-def sampling_distance(stddev: float) -> float:
-    """Return a bound on the total variation between one draw and its ideal x₁ + k·x₂ + …"""
+def _bound(stddev: float) -> int:
+    return math.ceil(_TAIL_STDDEVS * stddev)
+
+
+def log_sampling_distance(stddev: float) -> float:
+    """Return log κ, κ bounding the total variation between one draw and its ideal x₁ + k·x₂ + …
+
+    Each of 2·bound thresholds is off by at most one unit of 2^-1024 for rounding down and, far less, by the
+    decimal arithmetic: two units cover both.  The tail beyond the bound is left out; its weights fall
+    faster than a geometric series.
+    """
     plan = _plan(stddev)
-    return plan.terms * _table(plan.stddev).distance
+    bound, variance = _bound(plan.stddev), plan.stddev**2
+    rounding = math.log(2 * bound + 1) - (_BITS - 1) * math.log(2.0)
+    tail = math.log(2.0) - (bound + 1) ** 2 / (2 * variance)
+    tail -= math.log(-math.expm1(-(2 * bound + 3) / (2 * variance)))
+    return float(np.logaddexp(rounding, tail)) + math.log(plan.terms) + 1e-9
 
 
 def log_convolution_loss(stddev: float) -> float:
@@ -146,9 +156,9 @@ def discrete_gaussian(stddev: float, size: int, entropy: Entropy = system) -> np
 
     `entropy` gives one key; AES-256-CTR stretches it.
 
-    Guarantees: the law of the draws is within `size · sampling_distance(stddev)` in total variation of
-    one within exp(±size·η) of N_Z(0, stddev²), log η = `log_convolution_loss(stddev)`; the variance is
-    never below `stddev²`.
+    Guarantees: the law of the draws is within `size · exp(log_sampling_distance(stddev))` in total
+    variation of one within exp(±size·η) of N_Z(0, stddev²), log η = `log_convolution_loss(stddev)`; the
+    variance is never below `stddev²`.
     """
     plan = _plan(stddev)
     table = _table(plan.stddev)

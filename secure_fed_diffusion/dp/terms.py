@@ -39,6 +39,7 @@ class Terms:
     views: tuple[View, ...]  # the views that are reported, the guard among them or not
     max_charges: Mapping[str, int] = field(default_factory=dict)  # most steps of a mechanism for one client
     note: str = ""
+    owner: int | None = None  # the one client whose charges these are; None: those of a whole run
 
     def __post_init__(self) -> None:
         if self.accountant not in get_args(Accountant):
@@ -52,6 +53,8 @@ class Terms:
             )
         if not self.mechanisms or not self.views:
             raise ConfigError("expected at least one mechanism and one view", key="terms")
+        if self.owner is not None and (type(self.owner) is not int or self.owner < 0):
+            raise ConfigError(f"expected a client id or none, got {self.owner!r}", key="owner")
         if unknown := set(self.max_charges) - set(self.mechanisms):
             raise ConfigError(f"no mechanism is called {sorted(unknown)}", key="max_charges")
         object.__setattr__(self, "mechanisms", MappingProxyType(dict(self.mechanisms)))
@@ -60,7 +63,7 @@ class Terms:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
-        return {
+        written = {
             "run_id": self.run_id,
             "config_digest": self.config_digest,
             "delta": self.delta,
@@ -72,12 +75,13 @@ class Terms:
             "max_charges": dict(self.max_charges),
             "note": self.note,
         }
+        return written if self.owner is None else {**written, "owner": self.owner}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Terms:
         """Return the terms that `to_dict` wrote."""
         expected = {item.name for item in fields(cls)}
-        if set(values) != expected:
+        if set(values) | {"owner"} != expected:
             raise ConfigError(f"expected the keys {sorted(expected)}, got {sorted(values)}", key="terms")
         return cls(
             **{

@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 from scipy import optimize, special, stats
 
-from secure_fed_diffusion.dp import View, accounting, calibrate, discretisation_loss, epsilon
+from secure_fed_diffusion.dp import (
+    View,
+    accounting,
+    calibrate,
+    delta,
+    delta_curve,
+    discretisation_loss,
+    epsilon,
+    privacy_loss,
+)
 from secure_fed_diffusion.errors import ConfigError, PrivacyError
 from tests.dp.plans import MODEL, gaussian, shares
 
@@ -36,9 +45,13 @@ def exact_epsilon(multiplier: float, steps: int, delta: float = DELTA) -> float:
         ("pld", 0.0683, 4394, 0.2, 73.8),
         ("pld", 0.0683, 4394, 1.0, 16.92),
         ("pld", 0.0683, 4394, 10.0, 2.381),
+        ("pld", 0.0745, 2014, 0.2, 54.55),
+        ("pld", 0.0745, 2014, 1.0, 12.53),
         ("pld", 0.0745, 2014, 10.0, 1.827),
         ("rdp", 0.0683, 4394, 0.2, 81.5),
+        ("rdp", 0.0683, 4394, 1.0, 18.35),
         ("rdp", 0.0683, 4394, 10.0, 2.514),
+        ("rdp", 0.0745, 2014, 0.2, 60.25),
         ("rdp", 0.0745, 2014, 1.0, 13.58),
         ("rdp", 0.0745, 2014, 10.0, 1.943),
     ],
@@ -46,6 +59,7 @@ def exact_epsilon(multiplier: float, steps: int, delta: float = DELTA) -> float:
 def test_the_noise_of_the_published_settings_is_reproduced(
     accountant: Any, rate: float, steps: int, target: float, multiplier: float
 ) -> None:
+    """The σ table of the design: (n = 60k, q = .0683, T = 4394) and (n = 55k, q = .0745, T = 2014)."""
     found = calibrate(
         lambda scale: {gaussian(scale, rate): steps},
         target_epsilon=target,
@@ -94,7 +108,7 @@ def test_pld_agrees_with_the_prv_accountant_of_opacus(multiplier: float, rate: f
 
 def test_the_worse_direction_counts_in_every_setting() -> None:
     for multiplier, rate in ((0.7, 0.3), (1.5, 0.8), (4.0, 0.05)):
-        pld = accounting._one_step(multiplier, rate, 1e-3).self_compose(5)
+        pld = privacy_loss.one_step(multiplier, rate, 1e-3, False).self_compose(5)
         directions = [pmf.get_epsilon_for_delta(DELTA) for pmf in (pld._pmf_add, pld._pmf_remove)]
         assert abs(directions[0] - directions[1]) > 1e-4
         found = epsilon({gaussian(multiplier, rate): 5}, delta=DELTA, view=MODEL)
@@ -202,18 +216,76 @@ def test_corrections_are_charged_as_the_theorem_says() -> None:
     def cost(part: float) -> float:
         return math.log(1 / part)
 
-    assert accounting._with_corrections(cost, 1e-5, 0.25, 0.0) == pytest.approx(math.log(1e5) + 0.25 + 0.5)
+    found = accounting._with_corrections(cost, 1e-5, 0.25, -math.inf)
+    assert found == pytest.approx(math.log(1e5) + 0.25 + 0.5)
     for draws in (1e-30, 1e-15, 1e-13):
-        found = accounting._with_corrections(cost, 1e-5, 0.0, draws)
+        found = accounting._with_corrections(cost, 1e-5, 0.0, math.log(draws))
         # ε really covers δ_cont and the sampler: cost is the inverse of δ_cont(ε) = e^{-ε}
         assert math.exp(-found) + (1 + math.exp(found)) * draws <= 1e-5 * (1 + 1e-12)
-    assert accounting._with_corrections(cost, 1e-5, 0.0, 1e-9) == math.inf
+    assert accounting._with_corrections(cost, 1e-5, 0.0, math.log(1e-9)) == math.inf
 
 
 def test_the_samplers_own_distance_is_charged() -> None:
-    costs = [epsilon({shares(8192.0, dimension=d): 40}, delta=DELTA, view=SUM) for d in (1, 10**65, 10**70)]
-    assert costs[0] < costs[1] - 1e-4
+    costs = [epsilon({shares(448.0, dimension=d): 40}, delta=DELTA, view=SUM) for d in (1, 10**98, 10**110)]
+    assert 400 < costs[0] < costs[1] - 1e-4 < math.inf
     assert costs[2] == math.inf
+
+
+def test_a_large_epsilon_is_a_number() -> None:
+    step = shares(1792.0, min_survivors=1)
+    found = epsilon({step: 100}, delta=DELTA, view=SUM)
+    continuous = epsilon({gaussian(step.noise_multiplier(SUM), 0.1): 100}, delta=DELTA, view=MODEL)
+    assert 130 < found < math.inf
+    assert found == pytest.approx(continuous, rel=1e-9)
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("step", [gaussian(0.9, 0.07), shares(8192.0)])
+def test_delta_and_epsilon_are_inverse(step: Any, accountant: Any) -> None:
+    view = MODEL if step.kind == "central" else SUM_1
+    for wanted in (1e-7, 1e-5, 1e-3):
+        spent = epsilon({step: 60}, delta=wanted, view=view, accountant=accountant)
+        assert delta({step: 60}, epsilon=spent, view=view, accountant=accountant) == pytest.approx(
+            wanted, rel=1e-3
+        )
+
+
+def test_delta_carries_the_corrections_too() -> None:
+    step = shares(448.0, dimension=10**98)
+    spent = epsilon({step: 40}, delta=DELTA, view=SUM)
+    assert delta({step: 40}, epsilon=spent, view=SUM) <= DELTA * (1 + 1e-9)
+    bare = delta({shares(448.0, dimension=1): 40}, epsilon=spent + 5, view=SUM)
+    assert bare < DELTA < 2e-5 < delta({step: 40}, epsilon=spent + 5, view=SUM)
+    assert delta({}, epsilon=1.0, view=SUM) == 0.0
+    assert delta({shares(0.0): 1}, epsilon=1.0, view=SUM) == 1.0
+    with pytest.raises(ConfigError, match="epsilon"):
+        delta({step: 1}, epsilon=-1.0, view=SUM)
+    with pytest.raises(PrivacyError, match="GDP"):
+        delta({step: 1}, epsilon=1.0, view=SUM, accountant="gdp")  # type: ignore[arg-type]
+
+
+def test_the_curve_is_the_closed_form_where_nobody_is_left_out() -> None:
+    wanted = [3.0, 0.0, 0.5, 1.0]
+    mu = math.sqrt(10) / 5.0
+    exact = [
+        stats.norm.cdf(-value / mu + mu / 2) - math.exp(value) * stats.norm.cdf(-value / mu - mu / 2)
+        for value in wanted
+    ]
+    curve = delta_curve(5.0, 1.0, 10, wanted)
+    assert curve == pytest.approx(exact, rel=1e-3)
+    assert (curve >= exact).all()
+
+
+def test_the_curve_agrees_with_epsilon_and_knows_its_ends() -> None:
+    spent = epsilon({gaussian(1.0, 0.1): 100}, delta=DELTA, view=MODEL)
+    assert delta_curve(1.0, 0.1, 100, [spent])[0] == pytest.approx(DELTA, rel=1e-3)
+    assert delta_curve(0.001, 0.1, 1, [1.0, 2.0]).tolist() == [1.0, 1.0]
+    assert delta_curve(1.0, 0.1, 0, [0.0, 2.0]).tolist() == [0.0, 0.0]
+    for arguments in ((1.0, 0.0, 1, [1.0]), (-1.0, 0.1, 1, [1.0]), (1.0, 0.1, -1, [1.0])):
+        with pytest.raises(ConfigError):
+            delta_curve(*arguments)
+    with pytest.raises(ConfigError):
+        delta_curve(1.0, 0.1, 1, [math.nan])
 
 
 def test_a_new_count_is_cheap_after_the_first() -> None:

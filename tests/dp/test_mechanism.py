@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from secure_fed_diffusion.dp import Mechanism, View
+from secure_fed_diffusion.dp import Mechanism, View, accounting
+from secure_fed_diffusion.dp.mechanism import CLIENT_SAMPLING
 from secure_fed_diffusion.errors import ConfigError, PrivacyError
 from tests.dp.plans import MODEL, gaussian, shares
 
@@ -86,8 +87,10 @@ def test_no_mechanism_protects_nobody() -> None:
         ({"relation": "replace"}, PrivacyError),
         ({"relation": "zero_out"}, PrivacyError),
         ({"unit": "client"}, PrivacyError),
+        ({"unit": "client", "sampling_rate": 1.0}, PrivacyError),  # a client is never unseen
+        ({"unit": "person", "relation": "zero_out"}, PrivacyError),
         ({"unit": "client", "relation": "zero_out"}, PrivacyError),  # at a rate below 1: no amplification
-        ({"unit": "person"}, ConfigError),
+        ({"unit": "household"}, ConfigError),
         ({"kind": "shuffled"}, ConfigError),
         ({"sampling_rate": 0.0}, ConfigError),
         ({"sampling_rate": 1.5}, ConfigError),
@@ -113,6 +116,20 @@ def test_a_client_unit_is_a_plain_gaussian() -> None:
     assert step.noise_multiplier(RAW) == pytest.approx(0.5, rel=1e-5)
 
 
-def test_replace_one_is_refused_by_name() -> None:
-    with pytest.raises(PrivacyError, match=r"replace.*under-reports"):
-        shares(relation="replace")
+def test_a_client_is_never_amplified_by_its_own_sampling() -> None:
+    for relation in ("zero_out", "replace_one"):
+        with pytest.raises(PrivacyError, match="No amplification by client sampling") as refusal:
+            shares(unit="client", relation=relation, sampling_rate=0.5)
+        assert CLIENT_SAMPLING in str(refusal.value)
+
+
+def test_what_is_assumed_of_the_cohort_is_one_sentence_at_the_accountant_too() -> None:
+    assert accounting.CLIENT_SAMPLING == CLIENT_SAMPLING
+    assert CLIENT_SAMPLING.endswith(".")
+
+
+@pytest.mark.parametrize("unit", ["example", "person"])
+def test_a_person_is_one_clipped_vector_like_an_example(unit: str) -> None:
+    step = shares(8192.0, unit=unit)
+    assert step.noise_multiplier(RAW) == shares(8192.0).noise_multiplier(RAW)
+    assert Mechanism.from_dict(step.to_dict()) == step

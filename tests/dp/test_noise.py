@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal, localcontext
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from secure_fed_diffusion.dp import View, discrete_gaussian, noise, poisson_sample, sampling_distance
+from secure_fed_diffusion.dp import View, discrete_gaussian, log_sampling_distance, noise, poisson_sample
 from secure_fed_diffusion.entropy import Keystream, system
 from secure_fed_diffusion.errors import ConfigError
 from tests.dp.plans import shares
@@ -75,14 +76,35 @@ def test_the_convolution_is_wide_enough_and_smooth_enough(stddev: float) -> None
     assert stddev**2 * (1 - 1e-15) <= variance <= stddev**2 * (1 + 1e-12)
     assert plan.terms == 1 or plan.stddev / math.sqrt(1 + plan.step**2) >= 4.9
     assert noise.log_convolution_loss(stddev) < -490
-    assert sampling_distance(stddev) < 1e-70
+    assert -710 < log_sampling_distance(stddev) < -690
+
+
+@pytest.mark.parametrize("stddev", [1.0, 8.0, 20.0])
+def test_thresholds_err_by_less_than_the_two_units_that_are_charged(stddev: float) -> None:
+    """Against the mass function in exact rationals of exp() at 400 digits, each value by itself."""
+    table = noise._table(stddev)
+    with localcontext() as context:
+        context.prec = 400
+        masses = [(-(x * x) / (2 * Decimal(stddev) ** 2)).exp() for x in map(Decimal, range(table.bound + 1))]
+        total = 2 * sum(masses) - masses[0]
+        cumulative = Decimal(0)
+        for x, threshold in zip(range(-table.bound, table.bound), table.thresholds, strict=True):
+            cumulative += masses[abs(x)]
+            assert -1 < threshold - cumulative / total * (1 << 1024) < Decimal("1e-9")
+
+
+def test_the_tail_beyond_the_table_weighs_what_is_charged() -> None:
+    for stddev in (1.0, 8.0, 834.0):
+        plan = noise._plan(stddev)
+        beyond = float(stats.norm.logsf(noise._bound(plan.stddev) / plan.stddev))
+        assert math.log(2 * plan.terms) + beyond < log_sampling_distance(stddev)
 
 
 def test_the_guide_agrees_with_the_thresholds() -> None:
     table = noise._table(8.0)
     for word in [*range(0, 1 << 16, 997), (1 << 16) - 1]:
-        low = sum(threshold <= word << 240 for threshold in table.thresholds) - table.bound
-        high = sum(threshold < (word + 1) << 240 for threshold in table.thresholds) - table.bound
+        low = sum(threshold <= word << 1008 for threshold in table.thresholds) - table.bound
+        high = sum(threshold < (word + 1) << 1008 for threshold in table.thresholds) - table.bound
         assert table.guide[word] == (low if low == high else noise._OPEN)
 
 
@@ -100,12 +122,12 @@ class _Scripted:
         return self.rest.to_bytes(n_bytes, "little")
 
 
-@pytest.mark.parametrize("place", [8, 150, 155, 290])
+@pytest.mark.parametrize("place", [9, 150, 155, 290])
 def test_a_draw_that_ties_with_a_threshold_is_decided_by_further_bits(place: int) -> None:
     table = noise._table(8.0)
     threshold = table.thresholds[place]
     rank = sum(other <= threshold for other in table.thresholds)
-    head, rest = threshold >> 192, threshold & ((1 << 192) - 1)
+    head, rest = threshold >> 960, threshold & ((1 << 960) - 1)
     for further, expected in ((rest, rank), (rest - 1, rank - 1)):
         stream: Any = _Scripted(head, further)
         assert noise._draw(table, stream, noise._Desk.of(1), 1)[0] == expected - table.bound

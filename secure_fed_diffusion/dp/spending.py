@@ -1,0 +1,174 @@
+"""What several runs hold of one data set's budget, and the rules that a further run must obey.
+
+Writer and auditor share these rules, as they do for one run (`account`).  Knows no file.  The sum is
+composed by the accountant over the mechanisms of all runs (ε is never added up), each as the guard view
+of its own run sees it: the adversary is everybody whom each run was promised to withstand, together.
+
+A record is at one client of each run, nobody says at which: each mechanism counts as often as it did at
+the client that used it most.
+
+Not protected against: one person with several records; a record that two clients of one run both hold.
+
+>>> terms = DatasetTerms(dataset="digits", unit="example", relation="add_remove", delta=1e-5,
+...                      budget_epsilon=3.0, accountant="pld")
+>>> Spending(terms, {}).epsilon()
+0.0
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any, get_args
+
+from secure_fed_diffusion.dp.accounting import Accountant, epsilon
+from secure_fed_diffusion.dp.mechanism import Mechanism, Relation, Unit, View
+from secure_fed_diffusion.errors import ConfigError, PrivacyError
+
+_COMMON_VIEW = View(name="released_model")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetTerms:
+    """What the runs on one data set may spend together: the first line of its ledger."""
+
+    dataset: str
+    unit: Unit
+    relation: Relation
+    delta: float
+    budget_epsilon: float
+    accountant: Accountant
+
+    def __post_init__(self) -> None:
+        for name, literal in (("unit", Unit), ("relation", Relation), ("accountant", Accountant)):
+            if getattr(self, name) not in get_args(literal):
+                raise ConfigError(f"expected one of {', '.join(get_args(literal))}", key=name)
+        if not (math.isfinite(self.budget_epsilon) and self.budget_epsilon > 0 and 0 < self.delta < 1):
+            raise ConfigError(
+                f"expected ε > 0 and 0 < δ < 1, got {self.budget_epsilon} and {self.delta}",
+                key="shared_epsilon",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """The most that one run can spend on any record: uses of each mechanism, by its name in the run."""
+
+    run_id: str
+    guard: View  # the adversary against whom this run holds its own budget
+    mechanisms: Mapping[str, Mechanism]
+    counts: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if not self.run_id:
+            raise PrivacyError("a run without an id cannot be counted")
+        if set(self.counts) != set(self.mechanisms):
+            raise PrivacyError(
+                f"expected a count for each of {sorted(self.mechanisms)}, got {sorted(self.counts)}"
+            )
+        if any(type(count) is not int or count < 0 for count in self.counts.values()):
+            raise PrivacyError("expected whole counts >= 0")
+        object.__setattr__(self, "mechanisms", MappingProxyType(dict(self.mechanisms)))
+        object.__setattr__(self, "counts", MappingProxyType(dict(self.counts)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON types."""
+        return {
+            "run_id": self.run_id,
+            "guard": self.guard.key,
+            "mechanisms": {name: mechanism.to_dict() for name, mechanism in self.mechanisms.items()},
+            "counts": dict(self.counts),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Reservation:
+        """Return the reservation that `to_dict` wrote."""
+        if set(values) != {item.name for item in fields(cls)}:
+            raise PrivacyError("not the fields of a reservation")
+        return cls(
+            **{
+                **values,
+                "guard": View.parse(values["guard"]),
+                "mechanisms": {n: Mechanism.from_dict(m) for n, m in values["mechanisms"].items()},
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """One run as it is counted now."""
+
+    reservation: Reservation
+    counts: Mapping[str, int]  # all that is reserved, or what the run said that it spent
+    settled: bool
+    least: Mapping[str, int] = field(default_factory=dict)  # said at an earlier end: never less again
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """All runs so far; knows no file, and is never changed."""
+
+    terms: DatasetTerms
+    holdings: Mapping[str, Holding]
+
+    def reserve(self, wanted: Reservation) -> Spending:
+        """Count `wanted` in full; a run that was settled comes back with its old mechanisms alone."""
+        known = self.holdings.get(wanted.run_id)
+        if known is not None and known.reservation != wanted:
+            raise PrivacyError(f"run {wanted.run_id} is counted here already, with another plan")
+        for name, mechanism in wanted.mechanisms.items():
+            if (mechanism.unit, mechanism.relation) != (self.terms.unit, self.terms.relation):
+                raise PrivacyError(
+                    f"{name!r} protects the unit {mechanism.unit!r} ({mechanism.relation}), the budget of "
+                    f"{self.terms.dataset!r} is for {self.terms.unit!r} ({self.terms.relation})"
+                )
+        least = {} if known is None else known.least
+        return self._with(Holding(reservation=wanted, counts=wanted.counts, settled=False, least=least))
+
+    def settle(self, run_id: str, counts: Mapping[str, int]) -> Spending:
+        """Count a run for what it spent from now on."""
+        known = self.holdings.get(run_id)
+        if known is None or known.settled:
+            raise PrivacyError(f"run {run_id} has reserved nothing here")
+        reserved, least = known.reservation.counts, known.least
+        if set(counts) != set(reserved) or any(
+            type(count) is not int or not least.get(name, 0) <= count <= reserved[name]
+            for name, count in counts.items()
+        ):
+            raise PrivacyError(
+                f"run {run_id} reserved {dict(reserved)} and had said {dict(least)}; "
+                f"it cannot have spent {dict(counts)}"
+            )
+        said = dict(counts)
+        return self._with(Holding(reservation=known.reservation, counts=said, settled=True, least=said))
+
+    def _with(self, holding: Holding) -> Spending:
+        run_id = holding.reservation.run_id
+        return Spending(self.terms, MappingProxyType({**self.holdings, run_id: holding}))
+
+    def epsilon(self) -> float:
+        """Return ε of all runs together at the data set's δ."""
+        counts: Counter[Mechanism] = Counter()
+        for holding in self.holdings.values():
+            for name, count in holding.counts.items():
+                if count:
+                    seen = seen_by(holding.reservation.guard, holding.reservation.mechanisms[name])
+                    counts[seen] += count
+        terms = self.terms
+        return epsilon(counts, delta=terms.delta, view=_COMMON_VIEW, accountant=terms.accountant)
+
+
+def seen_by(view: View, mechanism: Mechanism) -> Mechanism:
+    """Return the mechanism whose released model looks as `mechanism` does to `view`.
+
+    Guarantees: the same noise shares, hence the same multiplier, η and κ; no noise where `view` sees none.
+    """
+    shares = mechanism.noise_shares(view)
+    if shares == 0:
+        return replace(mechanism, kind="none", share_stddev=0.0, server_stddev=0.0)
+    if mechanism.kind == "shares":
+        return replace(mechanism, min_survivors=shares)
+    return mechanism
