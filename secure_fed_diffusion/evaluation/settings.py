@@ -16,12 +16,16 @@ class EvaluationSettings:
     """Evaluate each `every` rounds and after the last one, on `samples` synthetic images.
 
     The classifier of TSTR trains for `tstr_epochs`, after the last round only unless `tstr_each`.
+
+    `attacks` runs membership inference and the search for copies on the released model.  Their figures are
+    computed from PRIVATE images and are not covered by ε: for the owner of the data, or research data sets.
     """
 
     every: int = 10
     samples: int = 1000
     tstr_epochs: int = 50
     tstr_each: bool = False
+    attacks: bool = False  # reads private images, outside ε; writes attacks.json
 
     def __post_init__(self) -> None:
         for name, least in (("every", 1), ("samples", 2), ("tstr_epochs", 1)):

@@ -25,6 +25,8 @@ from markupsafe import Markup
 
 from secure_fed_diffusion._version import VERSION
 from secure_fed_diffusion.reporting import wording
+from secure_fed_diffusion.reporting.attacks import AttackSection, read_attacks
+from secure_fed_diffusion.reporting.audit_figure import audit_figure
 from secure_fed_diffusion.reporting.figures import run_figures
 from secure_fed_diffusion.reporting.plotting import DARK, LIGHT
 from secure_fed_diffusion.reporting.run_folder import RunFolder, is_metric, read_run
@@ -56,18 +58,19 @@ def write_report(run_dir: Path) -> Path:
     Raises: RunError when the folder holds no configuration or a file in it cannot be read.
     """
     run = read_run(run_dir)
-    page = render(run)
+    attacks = read_attacks(run_dir)
+    page = render(run, attacks)
     target = run_dir / "report.html"
     handle, temporary = tempfile.mkstemp(dir=run_dir, prefix=".report-", suffix=".html")
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
         stream.write(page)
-    os.chmod(temporary, 0o644)
+    os.chmod(temporary, 0o644 if attacks is None else 0o600)  # attack figures are private
     os.replace(temporary, target)  # a reader never sees half a report
     return target
 
 
-def render(run: RunFolder) -> str:
-    """Return the report of a run as one HTML document."""
+def render(run: RunFolder, attacks: AttackSection | None = None) -> str:
+    """Return the report of a run as one HTML document, with the section on attacks where there is one."""
     environment = Environment(
         loader=PackageLoader("secure_fed_diffusion.reporting", "."),
         autoescape=True,
@@ -88,7 +91,8 @@ def render(run: RunFolder) -> str:
         "unbroken": lambda text: text.replace("ε = ", "ε\u00a0=\u00a0"),
     }
     epsilon, accountant = wording.bound(run.epsilon, run.guard_view)
-    figures = run_figures(run)
+    audit = audit_figure(run)
+    figures = run_figures(run) + (() if audit is None else (audit,))
     return environment.get_template("report.html.j2").render(
         run=run,
         protected=run.mode != "none",
@@ -99,6 +103,7 @@ def render(run: RunFolder) -> str:
         views=_view_rows(run),
         tiles=_tiles(run),
         figures=figures,
+        attacks=attacks,
         figure_by_name={figure.name: figure for figure in figures},
         markup=Markup,
         grids=_grids(run),
