@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUT ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: run test check venv clean
+.PHONY: run test test-slow check venv clean
 
 venv: $(READY)
 
@@ -23,6 +23,10 @@ run: $(READY)
 
 test: check
 	$(BIN)/python -m pytest
+
+# What takes longer than a commit should wait for; tests/SLOW.md has the last result.
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
 
 check: $(READY)
 	$(BIN)/ruff check .

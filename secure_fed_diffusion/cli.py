@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -26,7 +27,8 @@ except ImportError:
     sys.exit("sfd needs the training extra: pip install 'secure-fed-diffusion[train]'")
 
 if TYPE_CHECKING:
-    from secure_fed_diffusion.dp.ledger import LedgerReport
+    from secure_fed_diffusion.audit.report import FolderAudit
+    from secure_fed_diffusion.federation.records import Records
 
 # Everything heavy is imported by the command that needs it, so that `sfd --help` answers at once.
 
@@ -52,6 +54,7 @@ class Benchmark(StrEnum):
 
     secagg = "secagg"
     dpsgd = "dpsgd"
+    noise = "noise"
 
 
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
@@ -108,15 +111,22 @@ def audit(
     head: Annotated[str | None, typer.Option(help="A ledger head that somebody else kept.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Recompute what was spent from the ledger alone; status 1 when a line was altered."""
-    from secure_fed_diffusion.dp.ledger import verify
+    """Recompute what was spent, judge by the canaries; status 1 if a line was altered or a test accuses."""
+    from secure_fed_diffusion.audit.report import audit_folder
+    from secure_fed_diffusion.federation.records import read_records
 
     _quiet()
-    report = verify(directory / "ledger.jsonl", head=head)
+    records = read_records(directory, head=head)
+    found = audit_folder(directory, records.own)
+    drawing = _draw_audit(found, directory / "audit.svg")
     if as_json:
-        typer.echo(json.dumps(report.to_dict()))
+        typer.echo(json.dumps(records.to_dict() | {"audit": found.to_dict() | {"drawing": drawing}}))
     else:
-        _print_audit(report)
+        _print_audit(records, found)
+        if drawing is not None:
+            typer.echo(f"drawing: {drawing}")
+    if not found.passed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -149,13 +159,9 @@ def report(directory: RunFolder, as_json: AsJson = False) -> None:
 
 @app.command()
 def bench(what: Benchmark, as_json: AsJson = False) -> None:
-    """Measure the cryptography or the private step, as ratios against a baseline in the same run."""
+    """Measure the cryptography, the private step or the noise, as ratios to a baseline in the same run."""
     _quiet()
-    if what is Benchmark.secagg:
-        from secure_fed_diffusion.benchmarks import secagg as benchmark
-    else:
-        from secure_fed_diffusion.benchmarks import dpsgd as benchmark
-    figures = benchmark.run()
+    figures = import_module(f"secure_fed_diffusion.benchmarks.{what.value}").run()
     if as_json:
         typer.echo(json.dumps(figures))
         return
@@ -221,22 +227,32 @@ def _announce(prepared: Any, progress: Any, resume: bool) -> None:
             f"mode {plan.mode}: ε <= {plan.budget_epsilon:g} at δ = {plan.privacy.delta:g} in the view "
             f"{plan.guard.key}, noise multiplier {plan.noise_multiplier:.3f}, {plan.dimension:,} parameters"
         )
-    for remark in plan.idle_rehearsals():
+    for remark in plan.remarks():
         progress.note(remark)
     if resume:
         progress.note(f"going on after round {prepared.finished_round} of {len(plan.rounds)}")
 
 
-def _print_audit(report: LedgerReport) -> None:
+def _draw_audit(found: FolderAudit, path: Path) -> str | None:
+    """Draw an audit with canaries beside the run; a folder that may only be read is audited all the same."""
+    from secure_fed_diffusion.reporting.audit_figure import plot_audit
+
+    if found.last is None:
+        return None
+    try:
+        return str(plot_audit(found, path))
+    except OSError:
+        return None
+
+
+def _print_audit(records: Records, found: FolderAudit) -> None:
+    from secure_fed_diffusion.reporting.audit_console import print_audit
     from secure_fed_diffusion.reporting.console import epsilon_table
 
+    report = records.own
     figures = report.to_dict()
     guard = report.terms.guard.key
-    typer.echo(f"round  ε in the view {guard} (PLD, RDP), the client that spent most")
-    for number, views in figures["rounds"].items():
-        prices = views[guard]
-        shown = "  ".join("none" if prices[a] is None else f"{prices[a]:.4f}" for a in ("pld", "rdp"))
-        typer.echo(f"{number:>5}  {shown}")
+    print_audit(found)
     if figures["rounds"]:
         mechanism = next(iter(report.terms.mechanisms.values()))
         epsilon_table(
@@ -247,7 +263,11 @@ def _print_audit(report: LedgerReport) -> None:
         )
     budget = report.terms.budget_epsilon
     typer.echo("no budget: nothing is promised" if budget is None else f"budget: ε = {budget:g} in {guard}")
-    typer.echo(report.statement)
+    for line in records.shared_lines():
+        typer.echo(line)
+    typer.echo(records.statement)
+    if records.testimony.roster_root is not None:
+        typer.echo(f"roster: {records.testimony.roster_root}")
     typer.echo(f"head: {report.head}")
 
 

@@ -254,10 +254,16 @@ def test_the_audit_says_what_it_can_and_cannot_exclude(sfd: Ask, folder: Path) -
     assert f"head: {head}" in words.out
 
 
-def test_a_cut_tail_is_found_by_its_anchor_alone(sfd: Ask, folder: Path) -> None:
+def test_a_cut_tail_is_found_by_signed_heads_and_without_them_by_its_anchor_alone(
+    sfd: Ask, folder: Path
+) -> None:
     head = json.loads((folder / "summary.json").read_text())["ledger_head"]
     ledger = folder / "ledger.jsonl"
-    ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[:-1]))
+    lines = ledger.read_text().splitlines(keepends=True)
+    ledger.write_text("".join(lines[:-1]))
+    assert_refused(sfd("audit", folder), 1, f"line {len(lines)}", "the tail was cut")
+    (folder / "heads.jsonl").unlink()
+    shutil.rmtree(folder / "clients")
     assert sfd("audit", folder).status == 0
     assert_refused(sfd("audit", folder, "--head", head), 1, "anchor")
 

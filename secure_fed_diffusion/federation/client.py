@@ -19,6 +19,7 @@ from secure_fed_diffusion import secagg
 from secure_fed_diffusion.entropy import Entropy, system
 from secure_fed_diffusion.errors import FrameError, PhaseError, PolicyError
 from secure_fed_diffusion.federation.contribution import Contributor
+from secure_fed_diffusion.federation.heads import Witness, attach
 from secure_fed_diffusion.federation.messages import ANNOUNCE, Announcement, encode_plain, unwrap
 from secure_fed_diffusion.federation.schedule import Round
 
@@ -34,12 +35,23 @@ class Client:
     """One institution: a state machine over the frames of one run."""
 
     def __init__(
-        self, run_id: str, contributor: Contributor, purse: Purse, *, entropy: Entropy = system
+        self,
+        run_id: str,
+        contributor: Contributor,
+        purse: Purse,
+        *,
+        witness: Witness | None = None,
+        roster: secagg.Roster | None = None,
+        signer: secagg.SigningKey | None = None,
+        entropy: Entropy = system,
     ) -> None:
         self._run_id = run_id
         self._contributor = contributor
         self._plan = contributor.plan
         self._purse = purse
+        self._witness = witness
+        self._roster = roster
+        self._signer = signer
         self._entropy = entropy
         self._round: Round | None = None
         self._announcement: Announcement | None = None
@@ -55,6 +67,7 @@ class Client:
 
         Raises:
             SecureAggregationError: the frame is malformed, out of order or outside this client's policy.
+            LedgerError: a peer's signed head contradicts an earlier one, or this client's own ledger.
             BudgetExceededError: the ledger does not cover the round; nothing was sent.
         """
         if frame[:1] == bytes([ANNOUNCE]):
@@ -62,13 +75,21 @@ class Client:
         phase, inner = unwrap(frame)
         if self._secagg is None:
             raise PhaseError(f"client {self.client_id} is in no round")
-        if phase == "share_keys":
-            return self._secagg.share_keys(inner)
-        if phase == "unmask":
-            return self._secagg.unmask(inner)
+        if phase != "masked_input":
+            steps = {
+                "choose": self._secagg.choose,
+                "share_keys": self._secagg.share_keys,
+                "consistency": self._secagg.consistency,
+                "unmask": self._secagg.unmask,
+            }
+            return steps[phase](inner)
         if self._secagg.phase != phase:
             raise PhaseError(f"client {self.client_id} is in phase {self._secagg.phase}, not {phase}")
-        return self._secagg.masked_input(inner, self._contribute())
+        return self._witnessed(self._secagg.masked_input(inner, self._contribute()))
+
+    def _witnessed(self, frame: bytes) -> bytes:
+        """Put the head of the ledger that holds this frame's charge before it."""
+        return attach(self._witness.testify() if self._witness else None, frame)
 
     def _open(self, announcement: Announcement) -> bytes:
         """Begin an attempt: check it against the plan, and forget any earlier one."""
@@ -80,14 +101,24 @@ class Client:
             raise PolicyError(
                 f"client {self.client_id} is not in the planned cohort of round {planned.number}"
             )
+        if self._witness is not None:
+            self._witness.hear(announcement.heads)
         self._round, self._announcement = planned, announcement
         if not self._plan.masked:
-            return encode_plain(self._contribute())
+            return self._witnessed(encode_plain(self._contribute()))
         session = self._plan.session(
-            self._run_id, announcement.round, announcement.attempt, announcement.model_digest
+            self._run_id,
+            announcement.round,
+            announcement.attempt,
+            announcement.model_digest,
+            roster=self._roster,
         )
         self._secagg = secagg.Client(
-            session, self.client_id, policy=self._plan.policy(), entropy=self._entropy
+            session,
+            self.client_id,
+            policy=self._plan.policy(),
+            entropy=self._entropy,
+            signer=self._signer if session.params.signed else None,
         )
         return self._secagg.advertise()
 

@@ -6,6 +6,9 @@ the client (zero-out); sensitivity: `grid.norm_bound` in grid units; view and ac
 Poisson coins and noise come from `entropy`, by default the operating system's; they are drawn afresh at
 each call and never stored or logged, and so is everything else that depends on the data (sample sizes,
 losses, clip counts).
+
+An auditor's canaries, where the plan has coordinates for them, pass the same sampler, clip, rounding and
+noise as real records; a real record is zero on their coordinates, so nothing of it depends on them.
 """
 
 from __future__ import annotations
@@ -17,13 +20,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from secure_fed_diffusion.audit.canaries import Planted
 from secure_fed_diffusion.data.datasets import ImageSet
 from secure_fed_diffusion.diffusion.objective import Objective
-from secure_fed_diffusion.dp.noise import discrete_gaussian, poisson_sample
+from secure_fed_diffusion.dp.noise import poisson_sample
 from secure_fed_diffusion.entropy import Entropy, system
 from secure_fed_diffusion.federation.class_means import prototype_rows
 from secure_fed_diffusion.federation.plan import Plan
-from secure_fed_diffusion.federation.release import Release
+from secure_fed_diffusion.federation.release import Release, draw_noise
 from secure_fed_diffusion.federation.settings import LocalSettings, StepSettings
 from secure_fed_diffusion.training.local import (
     ClientData,
@@ -36,11 +40,15 @@ from secure_fed_diffusion.training.per_example import micro_batches
 from secure_fed_diffusion.training.vectors import flatten, integer_sum, load_flat
 
 Integers = npt.NDArray[np.int64]
+_NO_CANARIES = np.empty(0, dtype=np.intp)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contributor:
-    """One client's data and the model it computes with; `entropy` draws noise, `coins` draws samples."""
+    """One client's data and the model it computes with; `entropy` draws noise, `coins` draws samples.
+
+    `planted` are the auditor's records among the client's own.
+    """
 
     client_id: int
     plan: Plan
@@ -50,6 +58,7 @@ class Contributor:
     objective: Objective
     entropy: Entropy = system
     coins: Entropy = system
+    planted: Planted | None = None
 
     def vector(
         self, release: Release, weights: npt.NDArray[np.float32], *, number: int, attempt: int
@@ -69,10 +78,11 @@ class Contributor:
         stddev = release.mechanism.share_stddev
         if not stddev:
             return integers
-        return integers + discrete_gaussian(stddev, len(integers), self.entropy)
+        return integers + draw_noise(stddev, len(integers), self.entropy)
 
-    def _sample(self, rate: float) -> npt.NDArray[np.intp]:
-        return np.flatnonzero(poisson_sample(len(self.images), rate, self.coins))
+    def _sample(self, rate: float, n_canaries: int = 0) -> npt.NDArray[np.intp]:
+        """Toss every record's coin, then every canary's; a canary moves no record's coin."""
+        return np.flatnonzero(poisson_sample(len(self.images) + n_canaries, rate, self.coins))
 
     def _prototypes(self, release: Release) -> Integers:
         """Per-class sums and counts of a sample; with the client as the unit, of its mean record."""
@@ -90,11 +100,28 @@ class Contributor:
     def _gradient(
         self, release: Release, recipe: StepSettings, weights: npt.NDArray[np.float32], key: DrawKey
     ) -> Integers:
-        """One step: the integer sum of the sampled records' clipped gradients."""
+        """One step: the integer sum of the sampled records' clipped gradients, the canaries' among them."""
         load_flat(self.model, torch.from_numpy(weights))
-        records = self.data.records(self._sample(release.mechanism.sampling_rate), self.objective, key)
+        planted = self.planted.coordinates if self.planted and release.canaries else _NO_CANARIES
+        sample = self._sample(release.mechanism.sampling_rate, len(planted))
+        real = sample < len(self.images)
+        records = self.data.records(sample[real], self.objective, key)
         chunks = micro_batches(self.model, self.objective, records, recipe.micro_batch)
-        return integer_sum(chunks, release.grid, release.length)
+        total = np.pad(integer_sum(chunks, release.grid, self.plan.dimension), (0, release.canaries))
+        if self.planted is None or not release.canaries:
+            return total
+        drawn = planted[sample[~real] - len(self.images)]
+        _, _, number, attempt = key
+        self.planted.notes.write(self.client_id, int(number), int(attempt), drawn)
+        rows = self.planted.gradients(
+            drawn,
+            dimension=self.plan.dimension,
+            n_canaries=release.canaries,
+            clip_norm=release.grid.clip_norm,
+            micro_batch=recipe.micro_batch,
+        )
+        as_chunks = ({"canaries": torch.from_numpy(part)} for part in rows)
+        return total + integer_sum(as_chunks, release.grid, release.length)
 
     def _update(
         self, release: Release, weights: npt.NDArray[np.float32], key: DrawKey

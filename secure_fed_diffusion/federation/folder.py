@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from secure_fed_diffusion.dp.ledger import Ledger
-from secure_fed_diffusion.entropy import system
-from secure_fed_diffusion.errors import RunError
+from secure_fed_diffusion.entropy import Entropy, system
+from secure_fed_diffusion.errors import ConfigError, RunError, SecureFedDiffusionError
+from secure_fed_diffusion.federation.heads import HeadBook, read_roster, write_roster
 from secure_fed_diffusion.federation.plan import Plan
+from secure_fed_diffusion.federation.testimony import CLIENTS, HEADS, KEY, PEERS, ROSTER
+from secure_fed_diffusion.secagg.signing import Roster, SigningKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +54,30 @@ class Folder:
         """The released model, as diffusers loads it."""
         return self.root / "model"
 
+    @property
+    def roster(self) -> Path:
+        """The clients' public signing keys."""
+        return self.root / ROSTER
+
+    @property
+    def heads(self) -> Path:
+        """Every head of a ledger that a client signed, as the server took it."""
+        return self.root / HEADS
+
+    def client(self, client_id: int) -> Path:
+        """What one client keeps for itself: its signing key, and its peers' heads."""
+        return self.root / CLIENTS / f"{client_id:04d}"
+
     def grid(self, number: int) -> Path:
         """The sample grid after a round."""
         return self.root / "samples" / f"round_{number:04d}.png"
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Replace a JSON file whole."""
+    def write_json(self, name: str, value: Any, *, mode: int | None = None) -> None:
+        """Replace a JSON file whole; `mode` are its permissions from its first byte on."""
         fresh = self.root / (name + ".new")
+        if mode is not None:
+            fresh.touch(mode)
+            fresh.chmod(mode)
         fresh.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
         fresh.replace(self.root / name)
 
@@ -81,6 +103,8 @@ def open_ledger(folder: Folder, plan: Plan, config_text: str, *, resume: bool) -
     if resume:
         if not folder.ledger.exists():
             raise RunError(f"{folder.root} holds no run to resume: there is no {folder.ledger.name}")
+        if b"\n" not in folder.ledger.read_bytes():  # killed before its first line: nothing was begun
+            return _begin(folder, plan, config_text, digest)
         ledger = Ledger.open(folder.ledger)
         if ledger.terms != plan.terms(ledger.terms.run_id, digest):
             ledger.close()
@@ -90,10 +114,78 @@ def open_ledger(folder: Folder, plan: Plan, config_text: str, *, resume: bool) -
     if folder.root.exists() and any(folder.root.iterdir()):
         raise RunError(f"{folder.root} is not empty: choose another folder, or --resume the run in it")
     folder.root.mkdir(parents=True, exist_ok=True)
+    return _begin(folder, plan, config_text, digest)
+
+
+def _begin(folder: Folder, plan: Plan, config_text: str, digest: str) -> tuple[Ledger, str]:
     run_id = system(16).hex()
     ledger = Ledger.create(folder.ledger, plan.terms(run_id, digest))
     folder.config.write_text(config_text, encoding="utf-8")
     return ledger, run_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identities:
+    """Who the clients of a run are, and what each of them and the server has been shown."""
+
+    roster: Roster
+    keys: Mapping[int, SigningKey] = field(repr=False)
+    heads: HeadBook  # the server's
+    peers: Mapping[int, HeadBook]
+
+
+def open_identities(folder: Folder, ledger: Ledger, n_clients: int, *, entropy: Entropy) -> Identities:
+    """Make the clients' signing keys before anything is charged, or read them again.
+
+    One process plays every client here, so all keys lie in the run's folder, readable by its owner alone.
+
+    Raises:
+        RunError: something was charged, and the keys it was signed with are gone.
+    """
+    try:
+        keys, roster = _keys(folder, ledger, range(n_clients), entropy)
+    except SecureFedDiffusionError:
+        ledger.close()
+        raise
+    run_id = ledger.terms.run_id
+    return Identities(
+        roster=roster,
+        keys=keys,
+        heads=HeadBook(run_id, roster, folder.heads, keep_all=True),
+        peers={c: HeadBook(run_id, roster, folder.client(c) / PEERS) for c in keys},
+    )
+
+
+def _keys(
+    folder: Folder, ledger: Ledger, clients: range, entropy: Entropy
+) -> tuple[dict[int, SigningKey], Roster]:
+    if not folder.roster.exists():
+        if ledger.lines > 1:
+            raise RunError(f"{folder.root} has charges and no {ROSTER}: whose they are cannot be checked")
+        for client_id in clients:
+            folder.client(client_id).mkdir(parents=True, exist_ok=True)
+            _write_key(folder.client(client_id) / KEY, SigningKey.generate(entropy))
+        fresh = {client_id: _read_key(folder.client(client_id) / KEY) for client_id in clients}
+        write_roster(folder.roster, Roster({client_id: key.public for client_id, key in fresh.items()}))
+    roster = read_roster(folder.roster)
+    keys = {client_id: _read_key(folder.client(client_id) / KEY) for client_id in clients}
+    if roster.publics != {client_id: key.public for client_id, key in keys.items()}:
+        raise RunError(f"the keys in {folder.root / CLIENTS} are not those of {ROSTER}")
+    return keys, roster
+
+
+def _write_key(path: Path, key: SigningKey) -> None:
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(key.secret.hex() + "\n")
+
+
+def _read_key(path: Path) -> SigningKey:
+    try:
+        return SigningKey(bytes.fromhex(path.read_text(encoding="ascii")))
+    except (OSError, ValueError, ConfigError):
+        raise RunError(f"{path} holds no signing key: restore it or start anew") from None
 
 
 def cut_metrics(folder: Folder, finished: int) -> None:

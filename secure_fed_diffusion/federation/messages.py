@@ -1,8 +1,8 @@
 """The frames between a client and the server: what opens a round, and what wraps the secure sum's own.
 
-Every frame starts with one byte that names its step.  An announcement carries the round, the attempt and
-the model; a client takes everything else (cohort, clip, noise, ring) from its own plan.  The frames of
-the secure sum are passed on as they are.
+Every frame starts with one byte that names its step.  An announcement carries the round, the attempt,
+the model and the heads that the clients signed; a client takes everything else (cohort, clip, noise,
+ring) from its own plan.  The frames of the secure sum are passed on as they are.
 """
 
 from __future__ import annotations
@@ -15,21 +15,24 @@ import numpy as np
 import numpy.typing as npt
 
 from secure_fed_diffusion.errors import FrameError
+from secure_fed_diffusion.federation.heads import HEAD_BYTES, SignedHead
 
 ANNOUNCE = 0  # server: round, attempt, model
-STEPS = {"share_keys": 1, "masked_input": 2, "unmask": 3}  # server: the secure sum's frame for that phase
+# server: the secure sum's frame for that phase
+STEPS = {"share_keys": 1, "masked_input": 2, "unmask": 3, "choose": 4, "consistency": 5}
 NAMES = {code: name for name, code in STEPS.items()}
 
-_HEADER = struct.Struct("<BIIQ")
+_HEADER = struct.Struct("<BIIQI")
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What opens one attempt at one round; `weights` is float32 of shape (d,)."""
+    """What opens one attempt at one round; `weights` is float32 of shape (d,), `heads` are signed."""
 
     round: int
     attempt: int
     weights: npt.NDArray[np.float32]
+    heads: tuple[SignedHead, ...] = ()
 
     @property
     def model_digest(self) -> bytes:
@@ -38,8 +41,9 @@ class Announcement:
 
     def encode(self) -> bytes:
         """Return the frame."""
-        header = _HEADER.pack(ANNOUNCE, self.round, self.attempt, len(self.weights))
-        return header + self.weights.astype("<f4").tobytes()
+        header = _HEADER.pack(ANNOUNCE, self.round, self.attempt, len(self.weights), len(self.heads))
+        heads = b"".join(head.encode() for head in self.heads)
+        return header + self.weights.astype("<f4").tobytes() + heads
 
     @classmethod
     def decode(cls, frame: bytes, dimension: int) -> Announcement:
@@ -48,16 +52,24 @@ class Announcement:
         Raises:
             FrameError: wrong length, another model's size, or a weight that is no number.
         """
-        expected = _HEADER.size + 4 * dimension
-        if len(frame) != expected or frame[0] != ANNOUNCE:
-            raise FrameError(f"expected an announcement of {expected} bytes, got {len(frame)}")
-        _, number, attempt, length = _HEADER.unpack_from(frame)
+        model_end = _HEADER.size + 4 * dimension
+        if len(frame) < model_end or frame[0] != ANNOUNCE:
+            raise FrameError(f"expected an announcement of at least {model_end} bytes, got {len(frame)}")
+        _, number, attempt, length, n_heads = _HEADER.unpack_from(frame)
+        if len(frame) != model_end + n_heads * HEAD_BYTES:
+            raise FrameError(
+                f"expected an announcement of {model_end} bytes and {n_heads} heads, got {len(frame)}"
+            )
         if length != dimension:
             raise FrameError(f"expected a model of {dimension} parameters, got {length}")
-        weights = np.frombuffer(frame, dtype="<f4", offset=_HEADER.size).astype(np.float32)
+        weights = np.frombuffer(frame[_HEADER.size : model_end], dtype="<f4").astype(np.float32)
         if not np.isfinite(weights).all():
             raise FrameError("the announced model holds a weight that is no finite number")
-        return cls(number, attempt, weights)
+        heads = tuple(
+            SignedHead.decode(frame[start : start + HEAD_BYTES])
+            for start in range(model_end, len(frame), HEAD_BYTES)
+        )
+        return cls(number, attempt, weights, heads)
 
 
 def wrap(phase: str, frame: bytes) -> bytes:

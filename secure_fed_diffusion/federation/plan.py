@@ -11,7 +11,8 @@ no budget.  Unit: one example (add/remove), in `client` one client (zero-out).
 
 Formal guarantees: at most `max_charges` charges a client, each one use of the release's mechanism; with
 the accountant's conversion the whole run is (epsilon, delta) in the guard view, against
-computationally bounded adversaries, for a server that follows the protocol (semi-honest profile).
+computationally bounded adversaries; under the profile semi_honest for a server that follows the protocol,
+under active for one that does not.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Plan:
     rounds: tuple[Round, ...]
     guard: View
     noise_multiplier: float  # of the training release, in the guard view; 0 in mode `none`
+    canaries: int = 0  # coordinates that the auditor's records have to themselves, behind the model's
 
     @property
     def masked(self) -> bool:
@@ -106,13 +108,21 @@ class Plan:
         agreed = (self.terms("", "").to_dict(), self.recipe, self.warmup, self.diffusion, self.patch)
         return hashlib.sha256(repr(agreed).encode()).hexdigest()
 
-    def idle_rehearsals(self) -> list[str]:
-        """Say which of `federation.vanish` can never happen: no such round, or another cohort."""
+    def remarks(self) -> list[str]:
+        """Say what is allowed and probably not meant: a large δ, a rehearsed loss that cannot happen."""
         cohorts = {planned.number: planned.cohort for planned in self.rounds}
-        return [
+        idle = [
             f"client {event.client} is in no round {event.round}: it will not vanish there"
             for event in self.federation.vanish
             if event.client not in cohorts.get(event.round, ())
+        ]
+        declared = self.federation.declared_records
+        if self.mode == "none" or self.privacy.delta * declared < 1.0:
+            return idle
+        return [
+            f"privacy.delta={self.privacy.delta:g} is not below one over the {declared:,} records declared: "
+            "it would allow a mechanism that publishes some record whole",
+            *idle,
         ]
 
     def terms(self, run_id: str, config_digest: str) -> Terms:
@@ -138,10 +148,19 @@ class Plan:
             dimension=self.releases[release].length,
             modulus_bits=self.releases[release].modulus_bits,
             n_neighbours=self.secure_sum.n_neighbours,
+            profile=self.secure_sum.profile,
         )
 
-    def session(self, run_id: str, number: int, attempt: int, model_digest: bytes) -> secagg.Session:
-        """Return the session of one attempt at one round."""
+    def session(
+        self,
+        run_id: str,
+        number: int,
+        attempt: int,
+        model_digest: bytes,
+        *,
+        roster: secagg.Roster | None = None,
+    ) -> secagg.Session:
+        """Return the session of one attempt at one round; the profile active needs the roster."""
         planned = self.rounds[number - 1]
         return secagg.Session(
             run_id=f"{run_id}/{self.digest}".encode(),
@@ -150,6 +169,7 @@ class Plan:
             cohort=planned.cohort,
             params=self.secagg_params(planned.release),
             model_digest=model_digest,
+            roster=roster if self.secure_sum.profile == "active" else None,
         )
 
     def policy(self) -> secagg.Policy:
@@ -160,6 +180,8 @@ class Plan:
             min_survivors=max(2, federation.min_survivors),
             min_threshold=secure_sum.threshold,
             min_neighbours=secure_sum.n_neighbours or 2,
+            colluders=federation.colluders,
+            profiles=(secure_sum.profile,),
         )
 
 
@@ -177,12 +199,14 @@ def make_plan(
     n_classes: int,
     dimension: int,
     public_records: int,
+    canaries: int = 0,
 ) -> Plan:
     """Check how the settings fit together, calibrate the noise, and return the plan.
 
     Args:
         seed: public; decides the cohorts and the draws that do not depend on data.
         dimension: trainable parameters of the model.
+        canaries: how many synthetic records the auditor plants, each on a coordinate of its own.
         public_records: declared size of all clients' data together; only sizes the warm-up's ring, so a
             wrong declaration can cost the correctness of that sum and never privacy.
 
@@ -193,7 +217,8 @@ def make_plan(
     """
     mode = privacy.mode
     recipe: ModeSettings = getattr(modes, mode)
-    _check_threshold(federation, secure_sum)
+    _check_threshold(mode, federation, secure_sum)
+    _check_canaries(mode, canaries)
     planner = ReleasePlanner(
         mode=mode,
         recipe=recipe,
@@ -203,6 +228,7 @@ def make_plan(
         image_length=math.prod(image_shape) * n_classes + n_classes,
         dimension=dimension,
         public_records=public_records,
+        canaries=canaries,
     )
     # a trial's noise may need a wider ring than the final one's, so only the final ring is checked
     trial = replace(planner, secure_sum=replace(secure_sum, modulus_bits="auto"))
@@ -223,6 +249,7 @@ def make_plan(
         rounds=make_schedule(federation, n_prototypes=warmup.draws, n_training=recipe.rounds, seed=seed),
         guard=_guard(mode, federation),
         noise_multiplier=0.0,
+        canaries=canaries,
     )
     multiplier = 0.0 if mode == "none" else _noise_for(unchecked, trial)
     plan = replace(unchecked, releases=planner.releases(multiplier), noise_multiplier=multiplier)
@@ -275,12 +302,18 @@ def _noise_for(plan: Plan, planner: ReleasePlanner) -> float:
     )
 
 
-def _check_threshold(federation: FederationSettings, secure_sum: SecureSumSettings) -> None:
+def _check_threshold(mode: Mode, federation: FederationSettings, secure_sum: SecureSumSettings) -> None:
     cohort, colluders, threshold = federation.clients_per_round, federation.colluders, secure_sum.threshold
     if threshold > cohort:
         raise ConfigError(
             f"expected secagg.threshold <= federation.clients_per_round={cohort}, got {threshold}",
             key="secagg.threshold",
+        )
+    if secure_sum.n_neighbours is not None and mode in ("distributed", "client"):
+        raise ConfigError(
+            f"mode {mode} needs the complete graph, got {secure_sum.n_neighbours}: where clients mask with "
+            "few others, a sum may come in pieces, each with fewer noise shares than the budget needs",
+            key="secagg.n_neighbours",
         )
     holders = cohort if secure_sum.n_neighbours is None else secure_sum.n_neighbours + 1
     if 2 * threshold <= holders + colluders:
@@ -293,6 +326,25 @@ def _check_threshold(federation: FederationSettings, secure_sum: SecureSumSettin
         raise ConfigError(
             f"expected min_survivors >= secagg.threshold={threshold}, got {federation.min_survivors}",
             key="federation.min_survivors",
+        )
+
+
+def _check_canaries(mode: Mode, canaries: int) -> None:
+    """Refuse canaries where no coordinate can be appended to what is clipped.
+
+    Raises:
+        ConfigError: with the reason of the mode.
+    """
+    reasons = {
+        "none": "adds no noise, so there is no bound to audit",
+        "local": "takes several steps on the model's own parameters, and a coordinate beside them would not "
+        "be stepped along",
+        "client": "clips whole client updates, so a canary would have to be a client",
+    }
+    if canaries and mode in reasons:
+        raise ConfigError(
+            f"canaries are for the modes distributed and central: mode {mode} {reasons[mode]}",
+            key="audit.canaries",
         )
 
 

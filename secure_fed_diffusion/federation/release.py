@@ -11,9 +11,14 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from secure_fed_diffusion import secagg
 from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.dp.mechanism import INNER_STDDEV, Mechanism
+from secure_fed_diffusion.dp.noise import discrete_gaussian
+from secure_fed_diffusion.entropy import Entropy
 from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.federation.schedule import ReleaseName
 from secure_fed_diffusion.federation.settings import (
@@ -32,6 +37,7 @@ FLOAT_RING_BITS = 48  # updates that are no integers: 2^-20 of their range even 
 MAX_RECORDS = 1 << 20  # most records a client may weigh with in FedAvg
 WRAP_STDDEVS = 12.0  # a coordinate of the noise is farther out with probability below 1e-32
 BATCH_SLACK = 1.5  # a Poisson sample this much above its expected size may wrap a coordinate
+NOISE_BLOCK = 1 << 16  # draws: a multiple of the piece in which the sampler reads its stream
 _LEAST_FRACTION_BITS = 12
 
 _KINDS: dict[Mode, Literal["shares", "central", "local", "none"]] = {
@@ -55,11 +61,12 @@ class Release:
     name: ReleaseName
     mechanism: Mechanism
     steps: int  # uses of the mechanism in one charge
-    length: int  # coordinates of the sum, the weight of FedAvg included
+    length: int  # coordinates of the sum, the weight of FedAvg and the canaries included
     grid: IntegerGrid  # of the clipped vectors
     fixed_point: secagg.FixedPoint | None  # encodes updates that are not on the grid
     modulus_bits: int
     divisor: int  # public: the expected batch, which sizes the ring and divides a sum of gradients
+    canaries: int = 0  # the last coordinates: the auditor's, and no part of the model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +85,7 @@ class ReleasePlanner:
     image_length: int  # of a class-means vector
     dimension: int  # trainable parameters
     public_records: int
+    canaries: int = 0  # coordinates appended to a sum of gradients
 
     def releases(self, multiplier: float) -> dict[ReleaseName, Release]:
         """Describe both releases with `multiplier` as the training's, in the guard view."""
@@ -135,7 +143,9 @@ class ReleasePlanner:
         recipe = self.recipe
         grid = IntegerGrid.for_dimension(self.dimension, recipe.clip_norm)
         rate = 1.0 if isinstance(recipe, AveragingSettings) else recipe.sampling_rate
-        mechanism = self._mechanism(grid, self.dimension, multiplier, rate)
+        # A canary is one coordinate and no real record touches it: neither the grid nor the ring changes.
+        length = self.dimension + self.canaries
+        mechanism = self._mechanism(grid, length, multiplier, rate)
         divisor = recipe.divisor if isinstance(recipe, StepSettings) else self._cohort
         weighted = self.mode == "none"
         if isinstance(recipe, StepSettings) or self.mode == "client":
@@ -147,11 +157,12 @@ class ReleasePlanner:
             name="training",
             mechanism=mechanism,
             steps=recipe.steps if isinstance(recipe, LocalSettings) else 1,
-            length=self.dimension + 1 if weighted else self.dimension,
+            length=length + 1 if weighted else length,
             grid=grid,
             fixed_point=fixed_point,
             modulus_bits=bits,
             divisor=divisor,
+            canaries=self.canaries,
         )
 
     def _integer_ring(self, mechanism: Mechanism, batch: float) -> int:
@@ -186,3 +197,13 @@ class ReleasePlanner:
                 key="secagg.modulus_bits",
             )
         return encoding
+
+
+def draw_noise(stddev: float, length: int, entropy: Entropy) -> npt.NDArray[np.int64]:
+    """Draw the noise of one vector (length,), in whole blocks of the sampler's stream.
+
+    So a coordinate's noise depends on no coordinate after it, and under one stream the model's noise is
+    the same with canaries behind it and without.
+    """
+    whole = -(-length // NOISE_BLOCK) * NOISE_BLOCK
+    return discrete_gaussian(stddev, whole, entropy)[:length]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -28,15 +29,27 @@ from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.engines.in_process import Engine, InProcessEngine
 from secure_fed_diffusion.entropy import Entropy, system
 from secure_fed_diffusion.errors import BudgetExceededError, ConfigError, RunError
+from secure_fed_diffusion.evaluation.attacks import WARNING as ATTACKS_WARNING
+from secure_fed_diffusion.evaluation.attacks import Attacks
+from secure_fed_diffusion.evaluation.membership import Guarantee
 from secure_fed_diffusion.federation import checkpoint, server_view
 from secure_fed_diffusion.federation.assessment import Assessment
+from secure_fed_diffusion.federation.auditor import Auditor
 from secure_fed_diffusion.federation.client import Client
 from secure_fed_diffusion.federation.contribution import Contributor
-from secure_fed_diffusion.federation.folder import Folder, cut_metrics, open_ledger, read_lines
+from secure_fed_diffusion.federation.folder import (
+    Folder,
+    cut_metrics,
+    open_identities,
+    open_ledger,
+    read_lines,
+)
+from secure_fed_diffusion.federation.heads import Witness
 from secure_fed_diffusion.federation.plan import Plan, make_plan
 from secure_fed_diffusion.federation.rounds import Outcome, record, run_rounds
 from secure_fed_diffusion.federation.server import Server
 from secure_fed_diffusion.federation.settings import AveragingSettings, RunSettings
+from secure_fed_diffusion.federation.shared_budget import SharedBudget
 from secure_fed_diffusion.federation.summary import summarize
 from secure_fed_diffusion.training.local import ClientData
 from secure_fed_diffusion.training.per_example import is_position_independent
@@ -66,10 +79,15 @@ class Run:
     assessment: Assessment
     class_names: tuple[str, ...]
     finished_round: int
+    shared: SharedBudget | None = None
+    auditor: Auditor | None = None
+    attacks: Attacks | None = None
 
     def execute(self, observer: Observer) -> dict[str, Any]:
         """Run the rounds that are left; return the summary, which is also in the folder."""
         last = len(self.plan.rounds)
+        if self.attacks is not None:
+            observer.note(f"evaluation.attacks is on, attacks.json is for nobody else: {ATTACKS_WARNING}")
         rounds = run_rounds(
             self.plan,
             self.server,
@@ -105,8 +123,16 @@ class Run:
                 weights, grid=self.folder.grid(number), last=last, seed=self.settings.run.seed + number
             )
         line["seconds"]["evaluation"] = round(time.perf_counter() - started, 4)
+        if self.auditor is not None:
+            started = time.perf_counter()
+            line |= self.auditor.observe(outcome)
+            line["seconds"]["audit"] = round(time.perf_counter() - started, 4)
         view = server_view.describe(
-            number, outcome.frames, outcome.total, self.plan.releases[outcome.planned.release]
+            number,
+            outcome.frames,
+            outcome.total,
+            self.plan.releases[outcome.planned.release],
+            signed=self.plan.secagg_params(outcome.planned.release).signed,
         )
         self.folder.write_json("server_view.json", view)
         with self.folder.metrics.open("a", encoding="utf-8") as file:
@@ -139,8 +165,27 @@ class Run:
         model, settings = self.server.model, self.settings
         load_flat(model, self.server.average.average)
         save_pipeline(model, settings.diffusion, settings.model.patch, self.folder.model)
+        if self.auditor is not None:
+            summary["audit"] = self.auditor.conclude()
         self.folder.write_json("summary.json", summary)
+        if self.attacks is not None:
+            self._attack(self.attacks, summary)
+        if self.shared is not None:
+            self.shared.settle(self.ledger)
         return summary
+
+    def _attack(self, attacks: Attacks, summary: dict[str, Any]) -> None:
+        """Write what attacks find in the released model: figures of PRIVATE data, outside epsilon."""
+        weights = self.server.average.average
+        samples = self.assessment.synthesize(weights, self.settings.run.seed + len(self.plan.rounds))
+        view = summary["guard_view"]
+        claimed = [value for value in summary["epsilon"][view].values() if value is not None]
+        guarantee = None
+        if claimed and self.plan.budget_epsilon is not None:
+            guarantee = Guarantee(
+                epsilon=min(claimed), delta=summary["delta"], unit=summary["unit"], view=view
+            )
+        self.folder.write_json("attacks.json", attacks.measure(weights, samples, guarantee), mode=0o600)
 
 
 def choose_device(name: str) -> torch.device:
@@ -171,6 +216,7 @@ def plan_for(settings: RunSettings, dataset: Dataset, model: nn.Module) -> Plan:
         n_classes=dataset.n_classes,
         dimension=dimension(model),
         public_records=settings.federation.declared_records,
+        canaries=settings.audit.canaries,
     )
 
 
@@ -216,14 +262,29 @@ def prepare(
     objective = Objective(settings.diffusion, device)
     _require_exact_micro_batches(plan, scratch, objective)
     assessment = Assessment(settings, dataset, scratch, objective, device)
+    shared = SharedBudget.of(plan, dataset.name)
+    if shared is not None and not resume:
+        shared.require()
     ledger, run_id = open_ledger(folder, plan, config_text, resume=resume)
-    server = Server(run_id, plan, model, objective, entropy=entropy)
+    identities = open_identities(folder, ledger, settings.federation.clients, entropy=entropy)
+    server = Server(
+        run_id,
+        plan,
+        model,
+        objective,
+        heads=identities.heads,
+        roster=identities.roster,
+        entropy=entropy,
+    )
     saved = checkpoint.load(folder.checkpoint)
     if saved is not None:
         server.load_state_dict(saved[1])
     finished = saved[0] if saved else 0
     _require_affordable(plan, ledger, finished)
+    if shared is not None and finished < len(plan.rounds):
+        shared.reserve(ledger)
     cut_metrics(folder, finished)
+    auditor = _auditor(settings, plan, ledger, folder, finished)
     handlers = {}
     for client_id, indices in enumerate(parts):
         images = dataset.train.subset(indices)
@@ -236,8 +297,24 @@ def prepare(
             objective=objective,
             entropy=entropy,
             coins=coins,
+            planted=None if auditor is None else auditor.planted(client_id),
         )
-        handlers[client_id] = Client(run_id, contributor, ledger, entropy=entropy).handle
+        key, peers = identities.keys[client_id], identities.peers[client_id]
+        witness = Witness(client_id, run_id, key, ledger, peers)
+        handlers[client_id] = Client(
+            run_id,
+            contributor,
+            ledger,
+            witness=witness,
+            roster=identities.roster,
+            signer=key,
+            entropy=entropy,
+        ).handle
+    attacks = None
+    if settings.evaluation.attacks:
+        taking_part = sorted({client_id for planned in plan.rounds for client_id in planned.cohort})
+        members = dataset.train.subset(np.concatenate([parts[client_id] for client_id in taking_part]))
+        attacks = Attacks(dataset, members, scratch, objective, patch=settings.model.patch, device=device)
     return Run(
         settings=settings,
         folder=folder,
@@ -248,6 +325,9 @@ def prepare(
         assessment=assessment,
         class_names=tuple(dataset.class_names),
         finished_round=finished,
+        shared=shared,
+        auditor=auditor,
+        attacks=attacks,
     )
 
 
@@ -267,6 +347,19 @@ def _require_exact_micro_batches(plan: Plan, model: nn.Module, objective: Object
             "sensitivity would not hold; multiples of 16 are usually exact",
             key=f"modes.{plan.mode}.micro_batch",
         )
+
+
+def _auditor(
+    settings: RunSettings, plan: Plan, ledger: Ledger, folder: Folder, finished: int
+) -> Auditor | None:
+    """Return the auditor of a run with canaries, its coins on disk before any frame."""
+    if not plan.canaries:
+        return None
+    try:
+        return Auditor.begin(settings.audit, plan, folder.root, finished_round=finished)
+    except RunError:
+        ledger.close()
+        raise
 
 
 def _require_affordable(plan: Plan, ledger: Ledger, finished: int) -> None:
@@ -299,7 +392,7 @@ def _require_affordable(plan: Plan, ledger: Ledger, finished: int) -> None:
 
 def _rehearsed(settings: RunSettings) -> Any:
     """Return who is gone when, by `federation.vanish`; without masks there is one phase to vanish from."""
-    phases = ("advertise", "share_keys", "masked_input", "unmask")
+    phases = ("advertise", "choose", "share_keys", "masked_input", "consistency", "unmask")
     gone = {(event.round, event.client): phases.index(event.phase) for event in settings.federation.vanish}
 
     def absent(number: int, client_id: int, phase: str) -> bool:

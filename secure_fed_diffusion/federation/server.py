@@ -21,13 +21,13 @@ from torch import nn
 from secure_fed_diffusion import secagg
 from secure_fed_diffusion.diffusion.ema import ExponentialMovingAverage
 from secure_fed_diffusion.diffusion.objective import Objective
-from secure_fed_diffusion.dp.noise import discrete_gaussian
 from secure_fed_diffusion.entropy import Entropy, system
-from secure_fed_diffusion.errors import SecureAggregationError, UnderNoisedError
+from secure_fed_diffusion.errors import LedgerError, SecureAggregationError, UnderNoisedError
 from secure_fed_diffusion.federation.class_means import estimate_means
+from secure_fed_diffusion.federation.heads import HeadBook, detach
 from secure_fed_diffusion.federation.messages import Announcement, decode_plain, wrap
 from secure_fed_diffusion.federation.plan import Plan
-from secure_fed_diffusion.federation.release import Release
+from secure_fed_diffusion.federation.release import Release, draw_noise
 from secure_fed_diffusion.federation.settings import StepSettings
 from secure_fed_diffusion.federation.strategies import AdamOnGradients, FederatedAveraging, Strategy
 from secure_fed_diffusion.training.vectors import flatten, load_flat
@@ -40,11 +40,21 @@ class Server:
     """The coordinator of one run; its weights live in `model`."""
 
     def __init__(
-        self, run_id: str, plan: Plan, model: nn.Module, objective: Objective, *, entropy: Entropy = system
+        self,
+        run_id: str,
+        plan: Plan,
+        model: nn.Module,
+        objective: Objective,
+        *,
+        heads: HeadBook | None = None,
+        roster: secagg.Roster | None = None,
+        entropy: Entropy = system,
     ) -> None:
         self._run_id = run_id
         self._plan = plan
         self._objective = objective
+        self._heads = heads
+        self._roster = roster
         self._entropy = entropy
         self.model = model
         recipe = plan.recipe
@@ -73,10 +83,13 @@ class Server:
         """Begin an attempt at round `number`; return the frame for each client of its cohort."""
         self._number = number
         self._plain, self.refused = {}, {}
-        announcement = Announcement(number, attempt, flatten(self.model).numpy())
+        heads = tuple(self._heads.latest.values()) if self._heads else ()
+        announcement = Announcement(number, attempt, flatten(self.model).numpy(), heads)
         self._secagg = None
         if self._plan.masked:
-            session = self._plan.session(self._run_id, number, attempt, announcement.model_digest)
+            session = self._plan.session(
+                self._run_id, number, attempt, announcement.model_digest, roster=self._roster
+            )
             self._secagg = secagg.Server(session)
         return dict.fromkeys(self._plan.rounds[number - 1].cohort, announcement.encode())
 
@@ -95,9 +108,11 @@ class Server:
         phase = self._secagg.phase
         for client_id, frame in replies.items():
             try:
-                self._secagg.receive(client_id, frame)
-            except SecureAggregationError as error:
+                inner = self._heard(client_id, frame) if phase == "masked_input" else frame
+                self._secagg.receive(client_id, inner)
+            except (SecureAggregationError, LedgerError) as error:
                 self.refused[client_id] = str(error)
+        self._save_heads()
         if phase == "masked_input":
             self._require_noise(len(self._secagg.heard))
         frames = self._secagg.advance()
@@ -106,10 +121,24 @@ class Server:
     def _take_plain(self, replies: Mapping[int, bytes]) -> None:
         for client_id, frame in replies.items():
             try:
-                self._plain[client_id] = decode_plain(frame, self._release.length, client_id)
-            except SecureAggregationError as error:
+                inner = self._heard(client_id, frame)
+                self._plain[client_id] = decode_plain(inner, self._release.length, client_id)
+            except (SecureAggregationError, LedgerError) as error:
                 self.refused[client_id] = str(error)
+        self._save_heads()
         self._require_noise(len(self._plain))
+
+    def _heard(self, client_id: int, frame: bytes) -> bytes:
+        """Take the signed head that stands before a contribution; return the contribution."""
+        if self._heads is None:
+            return frame
+        head, inner = detach(frame, client_id)
+        self._heads.learn(head)
+        return inner
+
+    def _save_heads(self) -> None:
+        if self._heads is not None:
+            self._heads.save()
 
     def _require_noise(self, n_contributions: int) -> None:
         least = self._plan.federation.min_survivors
@@ -132,7 +161,7 @@ class Server:
             ring = self._secagg.total.astype(np.uint64)
         total = centred(ring, release.modulus_bits)
         if release.mechanism.server_stddev:
-            total += discrete_gaussian(release.mechanism.server_stddev, len(total), self._entropy)
+            total += draw_noise(release.mechanism.server_stddev, len(total), self._entropy)
         return total
 
     def apply(self, total: npt.NDArray[np.int64]) -> None:
@@ -144,6 +173,7 @@ class Server:
             if len(self._means) == planned:
                 self._warm_up(np.mean(self._means, axis=0, dtype=np.float32))
             return
+        total = total[: release.length - release.canaries]  # the auditor's coordinates are no gradient
         if release.fixed_point is None:
             mean = release.grid.to_float(total) / release.divisor
         elif self._plan.mode == "none":

@@ -14,11 +14,14 @@ import numpy.typing as npt
 
 from secure_fed_diffusion.federation.release import Release
 from secure_fed_diffusion.secagg.encoding import unpack
+from secure_fed_diffusion.secagg.signing import SIGNATURE_BYTES
 
 CONTENT = {
     "advertise": "two one-time public keys a client",
     "share_keys": "sealed shares that only their addressees can open",
     "masked_input": "one vector a client, uniform to whoever lacks the masks",
+    "choose": "the neighbours that each client drew",
+    "consistency": "signatures over the list of survivors, one a client",
     "unmask": "shares: of the self-masks of survivors, of the pairwise keys of the vanished",
     "plain": "each client's contribution in clear",
 }
@@ -45,6 +48,8 @@ def describe(
     frames: Mapping[str, Mapping[int, bytes]],
     total: npt.NDArray[np.int64],
     release: Release,
+    *,
+    signed: bool,
 ) -> dict[str, Any]:
     """Return `server_view.json`: `frames` are the clients' own, by phase and client."""
     view: dict[str, Any] = {
@@ -66,6 +71,7 @@ def describe(
     if masked:
         client_id, frame = next(iter(masked.items()))
         packed = (release.length * release.modulus_bits + 7) // 8
-        vector = unpack(memoryview(frame)[-packed:], release.length, release.modulus_bits)
+        end = len(frame) - (SIGNATURE_BYTES if signed else 0)
+        vector = unpack(memoryview(frame)[end - packed : end], release.length, release.modulus_bits)
         view |= {"masked_histogram": histogram(vector), "client_id": client_id}
     return view

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from secure_fed_diffusion.audit.settings import AuditSettings
 from secure_fed_diffusion.data.settings import DataSettings
 from secure_fed_diffusion.diffusion.objective import DiffusionSettings
 from secure_fed_diffusion.diffusion.sampler import SamplerSettings
@@ -37,7 +38,7 @@ class Vanish:
 
     def __post_init__(self) -> None:
         """Refuse phases in which no client sends."""
-        phases = ("advertise", "share_keys", "masked_input", "unmask")
+        phases = ("advertise", "choose", "share_keys", "masked_input", "consistency", "unmask")
         _require(self.phase in phases, "federation.vanish.phase", f"one of {', '.join(phases)}", self.phase)
         _require(self.round >= 1, "federation.vanish.round", "a round counted from 1", self.round)
 
@@ -97,8 +98,13 @@ class FederationSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecureSumSettings:
-    """The secure aggregation of one round; `modulus_bits` "auto" is the narrowest ring with headroom."""
+    """The secure aggregation of one round; `modulus_bits` "auto" is the narrowest ring with headroom.
 
+    `profile` "active" holds against a server that lies: clients sign every frame and the survivor list.
+    "semi_honest" needs one exchange less, and a server that follows the protocol.
+    """
+
+    profile: Literal["active", "semi_honest"] = "active"
     threshold: int = 5
     n_neighbours: int | None = None
     modulus_bits: int | Literal["auto"] = "auto"
@@ -121,6 +127,9 @@ class PrivacySettings:
 
     The noise is calibrated to `epsilon`, unless `noise_multiplier` fixes it: a plan that would then
     overspend is refused before any work.
+
+    `shared_ledger` is a file that several runs on one data set share, and `shared_epsilon` what they may
+    spend together at `delta`; a run that would overspend that is refused before any work.
     """
 
     mode: Mode = "distributed"
@@ -128,6 +137,8 @@ class PrivacySettings:
     noise_multiplier: float | None = None  # of the training release, in the guard view
     delta: float = 1e-5
     accountant: Literal["pld", "rdp"] = "pld"
+    shared_ledger: str | None = None
+    shared_epsilon: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse budgets that are no budgets."""
@@ -136,6 +147,16 @@ class PrivacySettings:
         fixed = self.noise_multiplier
         _require(
             fixed is None or (math.isfinite(fixed) and fixed > 0), "privacy.noise_multiplier", "> 0", fixed
+        )
+        shared = self.shared_epsilon
+        _require(
+            shared is None or (math.isfinite(shared) and shared > 0), "privacy.shared_epsilon", "> 0", shared
+        )
+        _require(
+            (self.shared_ledger is None) == (shared is None),
+            "privacy.shared_ledger",
+            "privacy.shared_ledger and privacy.shared_epsilon together",
+            self.shared_ledger if shared is None else None,
         )
 
 
@@ -290,6 +311,7 @@ class RunSettings:
     modes: ModesSettings = field(default_factory=ModesSettings)
     sampler: SamplerSettings = field(default_factory=SamplerSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    audit: AuditSettings = field(default_factory=AuditSettings)
 
     def __post_init__(self) -> None:
         """Refuse sections that contradict each other."""

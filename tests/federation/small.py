@@ -18,6 +18,7 @@ from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.run import plan_for
 from secure_fed_diffusion.federation.server import Server
 from secure_fed_diffusion.federation.settings import RunSettings
+from secure_fed_diffusion.secagg import Roster, SigningKey
 from secure_fed_diffusion.training.local import ClientData
 
 CONFIG = """
@@ -143,11 +144,16 @@ def federation(settings: RunSettings, *, noise: bool = True, seed: object = None
             objective=objective,
             **({} if seed is None else {"coins": seeded(seed, client_id)}),
         )
-    clients = {c: Client("run", contributor, book) for c, contributor in contributors.items()}
+    keys = {c: SigningKey.generate() for c in contributors}
+    roster = Roster({c: key.public for c, key in keys.items()})
+    clients = {
+        c: Client("run", contributor, book, roster=roster, signer=keys[c])
+        for c, contributor in contributors.items()
+    }
     engine = InProcessEngine({c: client.handle for c, client in clients.items()})
     return Federation(
         plan=plan,
-        server=Server("run", plan, model, objective),
+        server=Server("run", plan, model, objective, roster=roster),
         contributors=contributors,
         clients=clients,
         engine=engine,

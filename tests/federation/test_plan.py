@@ -78,6 +78,7 @@ def test_the_noise_overhead_is_that_of_the_least_honest_survivors() -> None:
         (["federation.min_survivors=3"], "federation.min_survivors", "secagg.threshold=4, got 3"),
         (["federation.colluders=4"], "federation.colluders", "min_survivors=4, got 4"),
         (["secagg.modulus_bits=16"], "secagg.modulus_bits", "bits, got 16"),
+        (["secagg.n_neighbours=4"], "secagg.n_neighbours", "needs the complete graph, got 4"),
         (["secagg.modulus_bits=65"], "secagg.modulus_bits", "<= 64, got 65"),
     ],
 )
@@ -92,10 +93,17 @@ def test_a_rehearsed_loss_that_cannot_happen_is_said() -> None:
     it = plan(
         "distributed", "federation.vanish=[{round=99, client=0}, {round=1, client=0}, {round=1, client=1}]"
     )
-    said = it.idle_rehearsals()
+    said = it.remarks()
     assert "client 0 is in no round 99: it will not vanish there" in said
     absent = set(range(6)) - set(it.rounds[0].cohort)
     assert len(said) == 1 + len(absent & {0, 1})
+
+
+def test_a_delta_that_is_not_below_one_over_the_declared_records_is_remarked_on() -> None:
+    declared = settings_for("distributed").federation.declared_records
+    at, below = 1.0 / declared, 0.99 / declared
+    assert "privacy.delta" in plan("distributed", f"privacy.delta={at!r}").remarks()[0]
+    assert not plan("distributed", f"privacy.delta={below!r}").remarks()
 
 
 def test_two_plans_share_no_session() -> None:

@@ -1,0 +1,74 @@
+"""A run's part of its data set's budget: reserved before any work, settled when the run is over.
+
+`privacy.shared_ledger` names the file that all runs on the data set share, `privacy.shared_epsilon` what
+they may spend together, at `privacy.delta`.
+
+Not protected against: see `dp.shared`; above all, runs that do not name the file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from secure_fed_diffusion.dp.ledger import Ledger
+from secure_fed_diffusion.dp.shared import SharedLedger
+from secure_fed_diffusion.dp.spending import DatasetTerms, Reservation
+from secure_fed_diffusion.errors import SecureFedDiffusionError
+from secure_fed_diffusion.federation.plan import Plan
+
+
+class SharedBudget:
+    """What one run holds of its data set's budget."""
+
+    def __init__(self, ledger: SharedLedger, plan: Plan) -> None:
+        self._ledger, self._plan = ledger, plan
+
+    @classmethod
+    def of(cls, plan: Plan, dataset: str) -> SharedBudget | None:
+        """Return the budget that the settings name, or None."""
+        path, budget = plan.privacy.shared_ledger, plan.privacy.shared_epsilon
+        if path is None or budget is None:
+            return None
+        protected = plan.releases["training"].mechanism
+        terms = DatasetTerms(
+            dataset=dataset,
+            unit=protected.unit,
+            relation=protected.relation,
+            delta=plan.privacy.delta,
+            budget_epsilon=budget,
+            accountant=plan.privacy.accountant,
+        )
+        return cls(SharedLedger(Path(path).expanduser(), terms), plan)
+
+    def require(self) -> None:
+        """Refuse a new run whose plan the data set's budget does not cover; nothing is written.
+
+        Raises:
+            BudgetExceededError: with what the earlier runs hold.
+        """
+        self._ledger.price(self._reservation("not begun"))
+
+    def reserve(self, ledger: Ledger) -> None:
+        """Count the run of `ledger` in full, if it is not counted so already; a refusal closes `ledger`.
+
+        Raises:
+            BudgetExceededError: another run took the rest in the meantime.
+        """
+        try:
+            self._ledger.reserve(self._reservation(ledger.terms.run_id))
+        except SecureFedDiffusionError:
+            ledger.close()
+            raise
+
+    def settle(self, ledger: Ledger) -> None:
+        """Count this run, which is over, for what its own ledger shows; a second call does nothing."""
+        run_id = ledger.terms.run_id
+        held = self._ledger.holds(run_id)
+        if held is not None and not held.settled:
+            spent = ledger.most()
+            self._ledger.settle(run_id, {name: spent[name] for name in held.counts})
+
+    def _reservation(self, run_id: str) -> Reservation:
+        most = {name: count for name, count in self._plan.max_charges().items() if count}
+        mechanisms = {name: self._plan.releases[name].mechanism for name in most}
+        return Reservation(run_id=run_id, guard=self._plan.guard, mechanisms=mechanisms, counts=most)
