@@ -1,0 +1,135 @@
+"""Broken rows: what is clipped, scaled or counted is not one record, once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from secure_fed_diffusion.dp.grid import IntegerGrid
+from secure_fed_diffusion.federation import contribution
+from secure_fed_diffusion.federation.class_means import COUNT_SHARE
+from secure_fed_diffusion.training.local import ClientData
+from secure_fed_diffusion.training.per_example import Records, per_example_gradients
+from tests.mutants.broken.mutant import Honest, Table
+
+ROWS = Table()
+mutant = ROWS.mutant
+
+
+@mutant(
+    contribution,
+    "micro_batches",
+    "Each of a record's K draws is a row: clipped by itself, and K of them are summed.",
+    named="A7 gradients",
+)
+def _multiplicity_outside_the_clip(honest: Honest) -> Honest:
+    def micro_batches(model: Any, objective: Any, records: Records, size: int) -> Any:
+        for k in range(records.draws.timesteps.shape[1]):
+            draws = replace(
+                records.draws,
+                timesteps=records.draws.timesteps[:, k : k + 1],
+                noise=records.draws.noise[:, k : k + 1],
+            )
+            yield from honest(model, objective, Records(records.images, records.labels, draws), size)
+
+    return micro_batches
+
+
+@mutant(
+    contribution,
+    "micro_batches",
+    "The rows that pad the last micro-batch are not cut off: its first record counts several times.",
+    named="A7 gradients",
+)
+def _padding_counts(honest: Honest) -> Honest:
+    def micro_batches(model: Any, objective: Any, records: Records, size: int) -> Any:
+        for chunk in honest(model, objective, records, size):
+            n = len(next(iter(chunk.values())))
+            yield {name: torch.cat([g, g[:1].expand(size - n, *g.shape[1:])]) for name, g in chunk.items()}
+
+    return micro_batches
+
+
+@mutant(
+    contribution,
+    "micro_batches",
+    "The last micro-batch is not padded: kernels round otherwise for other batch sizes.",
+    survives="It changes nothing here: on this machine the kernels give a record the same bits in batches "
+    "of every size, in this network and in a U-Net of 18,841 weights. Other machines differ (the "
+    "padding is for them), and a run refuses a micro-batch that shows it: "
+    "`tests/training/test_per_example.py`.",
+)
+def _no_padding(honest: Honest) -> Honest:
+    def micro_batches(model: Any, objective: Any, records: Records, size: int) -> Any:
+        for start in range(0, len(records), size):
+            rows = torch.arange(start, min(start + size, len(records)))
+            draws = replace(
+                records.draws, timesteps=records.draws.timesteps[rows], noise=records.draws.noise[rows]
+            )
+            part = Records(records.images[rows], records.labels[rows], draws)
+            yield per_example_gradients(model, objective, part)
+
+    return micro_batches
+
+
+@mutant(
+    ClientData,
+    "records",
+    "A record's draws are keyed by its place in the sample: removing one shifts all behind it.",
+    named="A7 gradients",
+)
+def _draws_keyed_by_position(honest: Honest) -> Honest:
+    def records(self: ClientData, index: Any, objective: Any, key: Any) -> Records:
+        by_place = honest(self, np.arange(len(index)), objective, key)
+        rows = torch.from_numpy(index)
+        return Records(self.images[rows], self.labels[rows], by_place.draws)
+
+    return records
+
+
+@mutant(
+    contribution,
+    "prototype_rows",
+    "A record's pixels and its count in its class are clipped apart, and both are summed.",
+    named="A7 class means",
+)
+def _counts_outside_the_clip(honest: Honest) -> Honest:
+    def prototype_rows(images: Any, n_classes: int, clip_norm: float) -> Any:
+        pixels = honest(images, n_classes, clip_norm)
+        counts = np.zeros_like(pixels)
+        counts[:, -n_classes:] = pixels[:, -n_classes:] / COUNT_SHARE
+        pixels[:, -n_classes:] = 0.0
+        return np.concatenate([pixels, counts])
+
+    return prototype_rows
+
+
+@mutant(
+    IntegerGrid,
+    "round",
+    "Class means and whole updates are rounded and not clipped.",
+    named="A7 client",
+)
+def _no_clip_of_updates(honest: Honest) -> Honest:
+    def round_(self: IntegerGrid, rows: Any) -> Any:
+        return np.rint(np.nan_to_num(rows) * self.scale).astype(np.int64)
+
+    return round_
+
+
+@mutant(
+    contribution,
+    "integer_sum",
+    "A client's sum is divided by how many records it drew.",
+    named="A7 gradients",
+)
+def _mean_of_the_sample(honest: Honest) -> Honest:
+    def integer_sum(chunks: Any, grid: IntegerGrid, length: int) -> Any:
+        held = list(chunks)
+        n = sum(len(next(iter(chunk.values()))) for chunk in held)
+        return honest(held, grid, length) * 20 // max(1, n)
+
+    return integer_sum

@@ -1,0 +1,176 @@
+"""Does one record move a contribution by no more than the sensitivity?  A7, in each mode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from secure_fed_diffusion.audit.replay import Event, replay
+from secure_fed_diffusion.data.datasets import ImageSet
+from secure_fed_diffusion.entropy import Entropy
+from secure_fed_diffusion.federation import contribution
+from secure_fed_diffusion.federation.contribution import Contributor
+from secure_fed_diffusion.federation.schedule import ReleaseName
+from secure_fed_diffusion.training import local
+from secure_fed_diffusion.training.vectors import flatten
+from tests.federation.small import seeded
+from tests.mutants.laboratory import Laboratory, TinyDenoiser, digits
+from tests.mutants.questions.check import Table
+
+REPLAY = Table()
+check = REPLAY.check
+
+
+def _without(self: Contributor, gap: int | None, ask: Callable[[Contributor], Any]) -> Any:
+    """Run a query on a data set in which record `gap` is missing, and nobody is renumbered."""
+    if gap is None:
+        return ask(self)
+    tossed, in_local = contribution.poisson_sample, local.poisson_sample
+
+    def leave_out(honest: Callable[..., Any]) -> Callable[..., Any]:
+        def sample(*arguments: Any, **names: Any) -> Any:
+            flags = honest(*arguments, **names).copy()
+            flags[gap] = False
+            return flags
+
+        return sample
+
+    with (
+        patch.object(contribution, "poisson_sample", leave_out(tossed)),
+        patch.object(local, "poisson_sample", leave_out(in_local)),
+    ):
+        return ask(self)
+
+
+HELD = 40  # records of the client that is replayed: two micro-batches and a padded third
+HOSTILE: dict[str, tuple[int, Callable[[torch.Tensor], None] | None]] = {
+    "an ordinary record": (HELD - 1, None),
+    "a record in the middle": (7, None),
+    "the first of a micro-batch": (0, None),
+    "the first of a padded micro-batch": (32, None),
+    "a huge record": (21, lambda images: images[21].mul_(1e4)),
+    "a NaN": (5, lambda images: images[5, 0, 0, :1].fill_(math.nan)),
+    "an infinity": (33, lambda images: images[33, 0, 3, :1].fill_(math.inf)),
+}
+
+
+def _replayed(
+    lab: Laboratory,
+    release_name: ReleaseName,
+    images: ImageSet,
+    gap: int,
+    spoil: Callable[..., None] | None = None,
+    *,
+    rate: float = 1.0,
+    seed: int = 0,
+) -> str | None:
+    """Replay a contribution of mode `distributed` with and without record `gap`."""
+    section = {"prototypes": "warmup", "training": "modes.distributed"}[release_name]
+    plan = lab.plan(
+        "distributed",
+        f"{section}.sampling_rate={rate}",
+        "privacy.epsilon=1000",
+        "privacy.noise_multiplier=2.0",
+    )
+    release = plan.releases[release_name]
+    weights = flatten(TinyDenoiser()).numpy()
+
+    def query(left_out: int | None, entropy: Entropy, event: Event) -> npt.NDArray[Any]:
+        shorter = left_out == len(images) - 1  # the last one is really taken away, before it a gap is left
+        held = images.subset(slice(0, left_out)) if shorter else images
+        it = lab.contributor(plan, 0, held, entropy=entropy, coins=entropy)
+        if spoil is not None:
+            spoil(it.data.images)
+
+        def vector(it: Contributor) -> npt.NDArray[np.int64]:
+            return it.vector(release, weights, number=1, attempt=0).view(np.int64).copy()
+
+        return vector(it) if shorter else _without(it, left_out, vector)
+
+    entropy = seeded("replay", seed)
+    return replay(query, None, gap, sensitivity=release.grid.norm_bound, entropy=entropy).finding
+
+
+def _replayed_alone(lab: Laboratory, release_name: ReleaseName) -> str | None:
+    """Replay a client of one record, or of none; its coin shows heads in about every second try."""
+    images = digits().train.subset(slice(0, 1))
+    found = (_replayed(lab, release_name, images, 0, rate=0.5, seed=seed) for seed in range(8))
+    return next((f"the only record: {each}" for each in found if each), None)
+
+
+@check("A7 gradients", "Replay of a gradient step without one record: ordinary, huge, NaN, the only one.")
+def _replay_gradients(lab: Laboratory) -> str | None:
+    images = digits().train.subset(slice(0, HELD))
+    for name, (gap, spoil) in HOSTILE.items():
+        found = _replayed(lab, "training", images, gap, spoil)
+        if found:
+            return f"{name}: {found}"
+    return _replayed_alone(lab, "training")
+
+
+@check("A7 class means", "Replay of a release of class means with and without one record.")
+def _replay_means(lab: Laboratory) -> str | None:
+    images = digits().train.subset(slice(0, HELD))
+    found = (_replayed(lab, "prototypes", images, gap) for gap in (7, HELD - 1))
+    return next(filter(None, found), None) or _replayed_alone(lab, "prototypes")
+
+
+@check("A7 client", "Replay of a client's update against an update of nothing at all.")
+def _replay_client(lab: Laboratory) -> str | None:
+    plan = lab.plan("client")
+    release = plan.releases["training"]
+    images = digits().train.subset(slice(0, HELD))
+    weights = flatten(TinyDenoiser()).numpy()
+
+    def query(n: int, entropy: Entropy, event: Event) -> npt.NDArray[Any]:
+        it = lab.contributor(plan, 0, images.subset(slice(0, n)), entropy=entropy, coins=entropy)
+        return it.vector(release, weights, number=2, attempt=0).view(np.int64).copy()
+
+    return replay(query, HELD, 0, sensitivity=release.grid.norm_bound, entropy=seeded("replay")).finding
+
+
+@check("A7 local step", "Replay of one local DP-SGD step, decoded to the integers that it stepped along.")
+def _replay_local(lab: Laboratory) -> str | None:
+    images = digits().train.subset(slice(0, 20))
+    release = lab.plan("local").releases["training"]
+    grid, divisor = release.grid, 5
+
+    def query(kept: tuple[int, int | None], entropy: Entropy, event: Event) -> npt.NDArray[Any]:
+        n, gap = kept
+        model = TinyDenoiser()
+        it = lab.contributor(lab.plan("local"), 0, images.subset(slice(0, n)), entropy=entropy, coins=entropy)
+        before = flatten(model).double()
+
+        def step(it: Contributor) -> None:
+            # At this rate of learning the weights move by the integers themselves.
+            rate = local.LocalOptimizer(optimizer="sgd", learning_rate=divisor * grid.scale)
+            local.train_private(
+                model,
+                it.objective,
+                it.data,
+                rate,
+                steps=1,
+                sampling_rate=1.0,
+                divisor=divisor,
+                grid=grid,
+                noise_stddev=release.mechanism.share_stddev,
+                micro_batch=16,
+                key=(0, 0, 1, 0),
+                sampling_entropy=entropy,
+                noise_entropy=entropy,
+            )
+
+        _without(it, gap, step)
+        return np.rint((before - flatten(model).double()).numpy()).astype(np.int64)
+
+    for whole, less in (((20, None), (20, 7)), ((20, None), (19, None)), ((1, None), (1, 0))):
+        found = replay(query, whole, less, sensitivity=grid.norm_bound, entropy=seeded("replay"))
+        if found.finding:
+            return found.finding
+    return None
