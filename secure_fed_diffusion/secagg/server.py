@@ -192,10 +192,10 @@ class Server:
             self._silent_in_setup = self._silent
         else:
             self._delivered |= self._round.inputs
-        self._expected = self._setup.participants(slot)
+        self._expected = self._setup.sharers.intersection(slot.participants)
         # Whoever was left out for want of holders is missing as well, but did not fall silent.
         self._silent = self._silent_in_setup.intersection(slot.participants)
-        self._round = self._setup.open_round(slot, self._expected)
+        self._round = self._setup.open_round(slot)
 
     def _open_round(self, slot: Slot) -> dict[int, bytes]:
         """Make the round; return the frame that opens it for each client."""

@@ -76,20 +76,15 @@ class ServerSetup:
         """End at once, with the whole cohort: profile unsafe_unmasked."""
         self.sharers = self._present
 
-    def participants(self, slot: Slot) -> frozenset[int]:
-        """Return who of a round's participants shared keys, less those with too few holders in it."""
-        present = self.sharers.intersection(slot.participants)
-        return viable(self._graph, present, self.session.params.threshold)
-
-    def open_round(self, slot: Slot, present: frozenset[int]) -> ServerRound:
-        """Return a round of those of its `participants`."""
+    def open_round(self, slot: Slot) -> ServerRound:
+        """Return a round of the participants that shared keys."""
         return ServerRound(
             KeySetup(
                 session=self.session,
                 graph=self._graph,
                 adverts=self._adverts,
                 shares=self._shares,
-                sharers=present,
+                sharers=self.sharers.intersection(slot.participants),
                 recovery=self.recovery,
             ),
             slot,
