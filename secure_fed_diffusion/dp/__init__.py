@@ -25,10 +25,9 @@ from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.dp.ledger import Ledger, LedgerReport, verify
 from secure_fed_diffusion.dp.mechanism import Mechanism, View
 from secure_fed_diffusion.dp.noise import discrete_gaussian, log_sampling_distance, poisson_sample
-from secure_fed_diffusion.dp.survivors import (
+from secure_fed_diffusion.dp.realised import (
     DROPOUT_ASSUMPTION,
     RealisedEpsilon,
-    honest_shares_without_consistency,
     realised_epsilon,
 )
 from secure_fed_diffusion.dp.terms import Terms
@@ -51,7 +50,6 @@ __all__ = [
     "discrete_gaussian",
     "discretisation_loss",
     "epsilon",
-    "honest_shares_without_consistency",
     "log_sampling_distance",
     "poisson_sample",
     "realised_epsilon",

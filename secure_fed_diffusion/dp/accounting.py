@@ -129,7 +129,10 @@ def delta(
         found = float(deltas(profile.steps, np.array([inner]), profile.replace)[0])
     else:
         total = _rdp_total(profile.steps)
-        found = float(rdp_privacy_accountant.compute_delta(RENYI_ORDERS, total, inner)[0])
+        # P(S) - e^ε' Q(S) grows by at most -ε' from ε = 0 to a negative ε', which the library refuses
+        at_least_zero = max(0.0, inner)
+        found = float(rdp_privacy_accountant.compute_delta(RENYI_ORDERS, total, at_least_zero)[0])
+        found += at_least_zero - inner
     log_draws = float(np.logaddexp(0.0, epsilon)) + profile.log_draws
     return min(1.0, found * math.exp(profile.loss) + math.exp(min(0.0, log_draws)))
 

@@ -1,18 +1,20 @@
-"""How many noise shares were there: what happened, and the least that a lying server leaves.
+"""What the noise that was there would cost: the realised ε, with what it assumes.
 
-The guarantee of a run is ε at the plan's least number of survivors.  `realised_epsilon` is what the noise
-that really was there would cost, and it cannot be printed without what it assumes: PLD composes
-parameters that were fixed in advance, while survivors are known only afterwards.
-`honest_shares_without_consistency` is the number to calibrate to where clients do not check that the
-server showed all of them the same survivors.
+The guarantee of a run is ε at the plan's least number of survivors.  The realised one cannot be printed
+without its assumption: PLD composes parameters that were fixed in advance, while survivors are known
+only afterwards.
 
 Not protected against: dropouts that somebody chose after seeing earlier outputs (see
 `filters.RenyiFilter` for steps that adapt).
 
-Source: docs/formal_statement.md, section 4, for the count under a lying server.
+Source: docs/privacy.md, section 5.
 
->>> honest_shares_without_consistency(n=10, t=6, c=0, m=7)
-5
+>>> from secure_fed_diffusion.dp.mechanism import Mechanism, View
+>>> step = Mechanism(kind="shares", unit="example", relation="add_remove", sampling_rate=1.0,
+...                  sensitivity=1.0, share_stddev=2.0, server_stddev=0.0, min_survivors=4,
+...                  integer=False, dimension=10)
+>>> f"{realised_epsilon({(step, 6): 1}, delta=1e-5, view=View(name='sum')):.1f}"[:18]
+'realised ε = 0.7 a'
 """
 
 from __future__ import annotations
@@ -104,24 +106,3 @@ def realised_epsilon(
         unit=first.unit,
         relation=first.relation,
     )
-
-
-def honest_shares_without_consistency(n: int, t: int, c: int, m: int) -> int:
-    """Return the least number of honest noise shares in any sum, where the server lies about survivors.
-
-    `n` clients on the complete graph, threshold `t`, `c` colluders, and `m` survivors at least in what
-    each client is shown before it answers once; no consistency step.  A server that lies about keys too
-    reads every input.
-
-    Guarantees: each honest client names at most n − m others as gone, and a client's mask key needs t − c
-    honest answers, so at most (n − m)(n − c)/(t − c) honest clients can be cut out of the sum.
-
-    Raises:
-        ConfigError: not 0 <= c < t <= n and 1 <= m <= n, or 2t <= n + c, where inputs are not private.
-    """
-    if not (0 <= c < t <= n and 1 <= m <= n):
-        raise ConfigError(f"expected 0 <= c < t <= n and 1 <= m <= n, got n={n}, t={t}, c={c}, m={m}")
-    if 2 * t <= n + c:
-        raise ConfigError(f"expected 2t > n + c for input privacy, got n={n}, t={t}, c={c}")
-    cut_out = (n - m) * (n - c) // (t - c)
-    return max(0, n - c - cut_out)

@@ -250,6 +250,17 @@ def test_delta_and_epsilon_are_inverse(step: Any, accountant: Any) -> None:
         )
 
 
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+def test_delta_at_epsilon_zero_is_the_limit_from_above(accountant: Any) -> None:
+    """An integer mechanism's correction makes the inner ε negative there."""
+    step = shares(8192.0)
+    at_zero, near_zero = (
+        delta({step: 3}, epsilon=value, view=SUM, accountant=accountant) for value in (0.0, 1e-9)
+    )
+    assert at_zero == pytest.approx(near_zero, rel=1e-3)
+    assert 0.0 < at_zero < 1.0
+
+
 def test_delta_carries_the_corrections_too() -> None:
     step = shares(448.0, dimension=10**98)
     spent = epsilon({step: 40}, delta=DELTA, view=SUM)
