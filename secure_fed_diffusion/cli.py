@@ -263,6 +263,8 @@ def _print_audit(records: Records, found: FolderAudit) -> None:
         )
     budget = report.terms.budget_epsilon
     typer.echo("no budget: nothing is promised" if budget is None else f"budget: ε = {budget:g} in {guard}")
+    if report.terms.note:
+        typer.echo(report.terms.note)
     for line in records.shared_lines():
         typer.echo(line)
     typer.echo(records.statement)

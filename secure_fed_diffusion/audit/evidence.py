@@ -3,7 +3,8 @@
 The auditors and their levels are fixed before anything is seen: A1 is the lower bound that stands beside
 ε, A3 the one that assumes nothing but fair coins; A0 and A6 test for what bounds cannot see.  A0 and A6
 accuse a correct run with probability at most the terms' `false_alarm`, half each, A0's in equal parts to
-the planned rounds; a lower bound holds by itself, with its confidence.
+the planned rounds; a lower bound holds by itself, with its confidence.  (At levels below about 1e-4 the
+p-values of A0's two sampling patterns are approximate: their law is fitted by its moments.)
 
 Not protected against: looking at several bounds and reporting the largest.
 
@@ -24,12 +25,11 @@ from secure_fed_diffusion.audit.conformance import ConformanceReport, conformanc
 from secure_fed_diffusion.audit.journal import AuditTerms
 from secure_fed_diffusion.audit.lower_bounds import LowerBound, likelihood_ratio_bound, one_run_bound
 from secure_fed_diffusion.audit.observations import CanaryObservations
-from secure_fed_diffusion.audit.scores import guess, likelihood_ratios
+from secure_fed_diffusion.audit.scores import guess, likelihood_ratios, n_guesses_one_run
 from secure_fed_diffusion.dp.account import write_epsilon
 from secure_fed_diffusion.dp.mechanism import Mechanism, View
 
 _LOOKS, _LEAST_SPACING = 8, 8
-_GUESSED = 5  # A3 guesses every fifth canary: fixed here, before anything is seen
 
 
 def looks(planned_rounds: int) -> set[int]:
@@ -77,7 +77,7 @@ def lower_bound(seen: CanaryObservations, *, delta: float, confidence: float) ->
 
 def unconditional_bound(seen: CanaryObservations, *, delta: float, confidence: float) -> LowerBound:
     """Return A3's bound, weaker but true of any mechanism: nothing is assumed but the fair coins."""
-    n_guesses = max(1, seen.n_canaries // _GUESSED)
+    n_guesses = n_guesses_one_run(seen.n_canaries)  # by their number alone: fixed before anything is seen
     guesses = guess(likelihood_ratios(seen), seen.included, n_guesses=n_guesses)
     return one_run_bound(guesses, delta=delta, confidence=confidence)
 

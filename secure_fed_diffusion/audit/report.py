@@ -9,10 +9,11 @@ released sum, all noise shares in it.  It is of the rounds that carry canaries, 
 
 and both of these count the rounds of class means too, which carry none.
 
-The verdict is bad where the conformance tests (A0 after each round, and A6) accuse the run, or the last
-lower bound exceeds the last realised ε.  A0 and A6 accuse a correct run with probability at most the
-`false_alarm` that was fixed before it began, half each, A0's in equal parts to the planned rounds.  Every
-lower bound holds by itself with its confidence; not all of them together.
+The verdict is bad where the conformance tests (A0 after each round, and A6) accuse the run, or A1 after all
+rounds, at confidence 1 - `false_alarm`, exceeds the last realised ε.  A0 and A6 together accuse a correct run
+with probability at most the `false_alarm` that was fixed before it began, half each, A0's in equal parts to
+the planned rounds, and A1 as rarely.  Every lower bound that is shown holds by itself with its
+confidence; not all of them together.
 
 Not protected against: an auditor's files that were altered (they are not chained, as the ledger is); a
 violation smaller than the smallest that this audit could have seen, which it states.  Canaries test no
@@ -51,8 +52,8 @@ NO_CANARIES = (
     "whether the sampler, the clip, the rounding, the noise and the masks did what it says."
 )
 NOT_TESTED = (
-    "Not checked: the gradients, and what the released model remembers; rounds of class means carry no "
-    "canaries."
+    "Not checked: the gradients, what the released model remembers, and a pipeline that treats canaries "
+    "otherwise than records; rounds of class means carry no canaries."
 )
 
 
@@ -76,6 +77,7 @@ class FolderAudit:
     upper_view: str
     rounds: tuple[RoundAudit, ...]
     unconditional: LowerBound | None
+    accusing: LowerBound | None = None  # A1 after all rounds, at confidence 1 - false_alarm: for the verdict
 
     @cached_property
     def last(self) -> RoundAudit | None:
@@ -90,9 +92,9 @@ class FolderAudit:
             for name in each.evidence.accused if each.evidence else ():
                 found.setdefault(name, each.number)
         accusations = [f"{name} (from round {number})" for name, number in found.items()]
-        last = self.last
-        if last and last.lower and last.realised is not None and last.lower.epsilon > last.realised:
-            accusations.append(f"{last.lower.auditor}: the lower bound exceeds the upper one")
+        last, bound = self.last, self.accusing
+        if last and bound and last.realised is not None and bound.epsilon > last.realised:
+            accusations.append(f"{bound.auditor}: the lower bound exceeds the upper one")
         return tuple(accusations)
 
     @property
@@ -136,8 +138,9 @@ class FolderAudit:
             f"{_rounded_up(last.realised)} with the noise that was there, if dropouts do not depend on the "
             "sums.",
             f"Smallest violation that this audit would have seen with probability {tests.power:g}: "
-            f"{tests.smallest_violation}; it accuses a correct run with probability at most "
-            f"{self.terms.false_alarm:g}.",
+            f"{tests.smallest_violation}; A0 and A6 accuse a correct run with probability at most "
+            f"{self.terms.false_alarm:g}, and A1, which accuses where its bound at confidence "
+            f"{1.0 - self.terms.false_alarm:g} exceeds the upper one, as rarely.",
             NOT_TESTED,
         ]
         if free is not None:
@@ -221,6 +224,7 @@ def audit_folder(directory: Path, ledger: LedgerReport) -> FolderAudit:
             for number, upper in ledger.rounds.items()
         ),
         unconditional=unconditional_bound(seen, delta=delta, confidence=confidence),
+        accusing=lower_bound(seen, delta=delta, confidence=1.0 - terms.false_alarm),
     )
 
 

@@ -103,14 +103,16 @@ class Auditor:
         return {"epsilon_lower": self.newest}
 
     def conclude(self) -> dict[str, Any] | None:
-        """Return what the conformance tests say of all rounds, or None before the first with canaries."""
+        """Return what the conformance tests said after any round, or None before the first with canaries."""
         seen = observations(self.terms.canaries, self.rounds)
         if seen is None:
             return None
         if self.newest is None:
             self.newest = self._bound(seen)
-        found = evidence(seen, self.terms)
-        return {"canaries": self.plan.canaries, "epsilon_lower": self.newest} | found.to_dict()
+        after_each = [evidence(seen.upto(index), self.terms) for index in range(1, seen.n_rounds + 1)]
+        accused = dict.fromkeys(name for found in after_each for name in found.accused)  # an accusation stays
+        summary = after_each[-1].to_dict() | {"accused": list(accused)}
+        return {"canaries": self.plan.canaries, "epsilon_lower": self.newest} | summary
 
     def _bound(self, seen: CanaryObservations) -> dict[str, Any]:
         bound = lower_bound(seen, delta=self.plan.privacy.delta, confidence=self.terms.confidence)

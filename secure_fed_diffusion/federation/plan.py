@@ -26,7 +26,7 @@ from secure_fed_diffusion import secagg
 from secure_fed_diffusion.diffusion.objective import DiffusionSettings
 from secure_fed_diffusion.dp.accounting import epsilon
 from secure_fed_diffusion.dp.calibration import calibrate
-from secure_fed_diffusion.dp.mechanism import Mechanism, View
+from secure_fed_diffusion.dp.mechanism import CLIENT_SAMPLING, Mechanism, View
 from secure_fed_diffusion.dp.terms import Terms
 from secure_fed_diffusion.errors import BudgetExceededError, ConfigError
 from secure_fed_diffusion.federation.release import Release, ReleasePlanner
@@ -108,6 +108,16 @@ class Plan:
         agreed = (self.terms("", "").to_dict(), self.recipe, self.warmup, self.diffusion, self.patch)
         return hashlib.sha256(repr(agreed).encode()).hexdigest()
 
+    @property
+    def _profile(self) -> str:
+        if not self.masked:
+            return "none, contributions travel in clear"
+        meaning = {
+            "active": "holds against a server that lies",
+            "semi_honest": "the server follows the protocol",
+        }
+        return f"{self.secure_sum.profile}, {meaning[self.secure_sum.profile]}"
+
     def remarks(self) -> list[str]:
         """Say what is allowed and probably not meant: a large δ, a rehearsed loss that cannot happen."""
         cohorts = {planned.number: planned.cohort for planned in self.rounds}
@@ -137,7 +147,7 @@ class Plan:
             mechanisms={name: release.mechanism for name, release in self.releases.items()},
             views=self.views(),
             max_charges={} if self.mode == "none" else self.max_charges(),
-            note="cohorts are public and fixed in advance: no amplification by client sampling",
+            note=f"{CLIENT_SAMPLING} Secure sum: {self._profile}.",
         )
 
     def secagg_params(self, release: ReleaseName) -> secagg.SecAggParams:

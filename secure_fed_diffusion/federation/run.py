@@ -86,6 +86,7 @@ class Run:
     def execute(self, observer: Observer) -> dict[str, Any]:
         """Run the rounds that are left; return the summary, which is also in the folder."""
         last = len(self.plan.rounds)
+        began = time.perf_counter()
         if self.attacks is not None:
             observer.note(f"evaluation.attacks is on, attacks.json is for nobody else: {ATTACKS_WARNING}")
         rounds = run_rounds(
@@ -104,9 +105,9 @@ class Run:
                 observer.round(self._close(outcome, last=number == last))
         except RunError:
             if self.finished_round:  # what was paid for is kept: the model so far, and its summary
-                self._finish()
+                self._finish(time.perf_counter() - began)
             raise
-        return self._finish()
+        return self._finish(time.perf_counter() - began)
 
     def _close(self, outcome: Outcome, *, last: bool) -> dict[str, Any]:
         """Apply a round's sum, measure, and write what the folder keeps of it."""
@@ -153,7 +154,7 @@ class Run:
             return number == n_prototypes
         return self.settings.evaluation.due(number - n_prototypes - 1, len(self.plan.rounds) - n_prototypes)
 
-    def _finish(self) -> dict[str, Any]:
+    def _finish(self, elapsed: float) -> dict[str, Any]:
         """Write the model, the moving average's weights in it, and the summary."""
         summary = summarize(
             self.plan,
@@ -161,6 +162,7 @@ class Run:
             read_lines(self.folder.metrics),
             floor=self.assessment.floor,
             class_names=self.class_names,
+            elapsed=elapsed,
         )
         model, settings = self.server.model, self.settings
         load_flat(model, self.server.average.average)

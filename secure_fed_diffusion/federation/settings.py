@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, get_args
 
 from secure_fed_diffusion.audit.settings import AuditSettings
@@ -151,6 +152,12 @@ class PrivacySettings:
         shared = self.shared_epsilon
         _require(
             shared is None or (math.isfinite(shared) and shared > 0), "privacy.shared_epsilon", "> 0", shared
+        )
+        _require(
+            self.shared_ledger is None or Path(self.shared_ledger).expanduser().is_absolute(),
+            "privacy.shared_ledger",
+            "an absolute path, the same file from wherever a run is started",
+            self.shared_ledger,
         )
         _require(
             (self.shared_ledger is None) == (shared is None),

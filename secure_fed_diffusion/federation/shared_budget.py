@@ -13,7 +13,7 @@ from pathlib import Path
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.dp.shared import SharedLedger
 from secure_fed_diffusion.dp.spending import DatasetTerms, Reservation
-from secure_fed_diffusion.errors import SecureFedDiffusionError
+from secure_fed_diffusion.errors import LedgerError, SecureFedDiffusionError
 from secure_fed_diffusion.federation.plan import Plan
 
 
@@ -53,9 +53,16 @@ class SharedBudget:
 
         Raises:
             BudgetExceededError: another run took the rest in the meantime.
+            LedgerError: the run has charges and no reservation: the data set's ledger was lost.
         """
+        run_id = ledger.terms.run_id
         try:
-            self._ledger.reserve(self._reservation(ledger.terms.run_id))
+            if ledger.lines > 1 and self._ledger.holds(run_id) is None:
+                raise LedgerError(
+                    "this run has charges, and the data set's ledger (privacy.shared_ledger) does not know "
+                    "it: the file was lost or exchanged, and with it what other runs spent"
+                )
+            self._ledger.reserve(self._reservation(run_id))
         except SecureFedDiffusionError:
             ledger.close()
             raise

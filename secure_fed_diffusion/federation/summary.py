@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from secure_fed_diffusion.dp.ledger import Ledger
+from secure_fed_diffusion.dp.mechanism import CLIENT_SAMPLING
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.rounds import epsilon_by_view
 
@@ -17,6 +19,11 @@ STATEMENT = {
     "client": "The server together with {colluders} of the clients; the unit is a whole client.",
 }
 
+PROFILE = {
+    "active": "The server may do what it likes: clients sign whose contributions are in each sum.",
+    "semi_honest": "The server must follow the protocol: against one that lies nothing holds.",
+}
+
 
 def summarize(
     plan: Plan,
@@ -25,8 +32,13 @@ def summarize(
     *,
     floor: Mapping[str, float],
     class_names: Sequence[str],
+    elapsed: float,
 ) -> dict[str, Any]:
-    """Return the summary of a run whose rounds left `lines` in `metrics.jsonl`."""
+    """Return the summary of a run whose rounds left `lines` in `metrics.jsonl`.
+
+    `elapsed` are the seconds since this process began its rounds; shown in whole minutes, because they
+    grow with how many records the clients drew.
+    """
     evaluated = [line for line in lines if "prototype_accuracy" in line]
     metrics = {
         key: value
@@ -60,9 +72,17 @@ def summarize(
         "rounds": len(lines),
         "bytes_up": sum(line["bytes_up"] for line in lines),
         "bytes_down": sum(line["bytes_down"] for line in lines),
-        "seconds": round(sum(parts.values()), 3),
+        "seconds": 60 * math.ceil(elapsed / 60),
         "seconds_by_part": parts,
         "ledger_head": ledger.head,
         "finished": len(lines) == len(plan.rounds),
-        "statement": STATEMENT[plan.mode].format(colluders=plan.federation.colluders),
+        "profile": plan.secure_sum.profile if plan.masked else None,
+        "client_sampling": CLIENT_SAMPLING,
+        "statement": statement(plan),
     }
+
+
+def statement(plan: Plan) -> str:
+    """Say in a sentence or two what the run's ε holds against, the server's honesty included."""
+    said = STATEMENT[plan.mode].format(colluders=plan.federation.colluders)
+    return f"{said} {PROFILE[plan.secure_sum.profile]}" if plan.mode in ("distributed", "client") else said

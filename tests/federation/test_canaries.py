@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from secure_fed_diffusion import cli, config
+from secure_fed_diffusion.audit.evidence import Evidence, evidence
 from secure_fed_diffusion.audit.journal import Journal, observations
 from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.entropy import Entropy, system
@@ -268,6 +272,19 @@ def test_a_broken_pipeline_is_accused_by_name(
     told = json.loads(capsys.readouterr().out)["audit"]
     assert told["verdict"] == "failed"
     assert set(accusers) <= {accusation.partition(" (from")[0] for accusation in told["accused"]}
+
+
+def test_an_accusation_of_an_early_round_stays_in_the_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def early(seen: Any, terms: Any) -> Evidence:
+        found = evidence(seen, terms)
+        return replace(found, highest_e_value=math.inf) if seen.n_rounds == 1 else found
+
+    monkeypatch.setattr("secure_fed_diffusion.federation.auditor.evidence", early)
+    summary = finish(make(tmp_path / "run", "distributed", "audit.false_alarm=1e-6", n=40))
+    assert summary["audit"]["accused"] == ["A6 too little noise"]
+    assert summary["audit"]["A6"] == "passed"  # what the last round says by itself
 
 
 @pytest.mark.parametrize("mode", ["distributed", pytest.param("central", marks=pytest.mark.slow)])

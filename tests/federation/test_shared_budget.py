@@ -93,6 +93,15 @@ def test_a_run_that_the_data_sets_budget_does_not_cover_is_refused_before_any_wo
     assert verify_shared(spent).epsilon <= 5.0
 
 
+def test_a_run_whose_data_sets_ledger_was_lost_does_not_go_on(tmp_path: Path, spent: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        finish(make(tmp_path / "run", spent, 5.0), stop_after=1)
+    spent.unlink()
+    begin(tmp_path / "other", spent, 5.0, "privacy.epsilon=1.0")
+    with pytest.raises(LedgerError, match="was lost or exchanged"):
+        make(tmp_path / "run", spent, 5.0, resume=True)
+
+
 def test_a_run_is_counted_in_full_until_it_is_over(tmp_path: Path, spent: Path) -> None:
     run = make(tmp_path / "run", spent, 5.0)
     run_id = run.ledger.terms.run_id
@@ -149,9 +158,13 @@ def test_what_cannot_share_the_budget_is_refused(
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"shared_ledger": "a"}, "privacy.shared_ledger"),
+        ({"shared_ledger": "/a"}, "privacy.shared_ledger"),
+        (
+            {"shared_ledger": "a", "shared_epsilon": 3.0},
+            "privacy.shared_ledger",
+        ),  # depends on where one stands
         ({"shared_epsilon": 3.0}, "privacy.shared_ledger"),
-        ({"shared_ledger": "a", "shared_epsilon": 0.0}, "privacy.shared_epsilon"),
+        ({"shared_ledger": "/a", "shared_epsilon": 0.0}, "privacy.shared_epsilon"),
     ],
 )
 def test_half_a_shared_budget_is_refused_by_its_key(changes: dict[str, Any], key: str) -> None:
