@@ -81,7 +81,7 @@ def run(
 ) -> None:
     """Train, and write the run's folder with its ledger, metrics, samples, model and report."""
     from secure_fed_diffusion import config
-    from secure_fed_diffusion.federation.run import prepare
+    from secure_fed_diffusion.federation.prepare import prepare
     from secure_fed_diffusion.reporting.console import RunProgress
     from secure_fed_diffusion.reporting.html import write_report
 

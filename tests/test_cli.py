@@ -355,7 +355,7 @@ def test_ctrl_c_before_the_first_frame_leaves_quietly(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("secure_fed_diffusion.federation.run.make_plan", interrupted)
+    monkeypatch.setattr("secure_fed_diffusion.federation.prepare.make_plan", interrupted)
     answer = sfd("run", config_file, "--out", tmp_path / "run")
     assert answer.status == 130
     assert "Traceback" not in answer.err

@@ -22,7 +22,7 @@ from secure_fed_diffusion.diffusion.sampler import SamplerSettings, sample
 from secure_fed_diffusion.diffusion.unet import ModelSettings, build_unet
 from secure_fed_diffusion.evaluation.attacks import WARNING, Attacks
 from secure_fed_diffusion.evaluation.membership import Guarantee
-from secure_fed_diffusion.federation.run import prepare
+from secure_fed_diffusion.federation.prepare import prepare
 from secure_fed_diffusion.training.local import ClientData, LocalOptimizer, train_plain
 from secure_fed_diffusion.training.vectors import flatten
 from tests.federation.small import settings_for

@@ -27,7 +27,7 @@ from secure_fed_diffusion.data.datasets import load
 from secure_fed_diffusion.diffusion.unet import build_unet
 from secure_fed_diffusion.dp import epsilon
 from secure_fed_diffusion.federation import assessment
-from secure_fed_diffusion.federation import run as run_module
+from secure_fed_diffusion.federation import prepare as prepare_module
 from secure_fed_diffusion.federation.contribution import Contributor
 from secure_fed_diffusion.federation.messages import ANNOUNCE, STEPS, Announcement
 from tests.federation.small import seeded, settings_for
@@ -147,9 +147,9 @@ def execute(folder: Path, notes: Path, last_event: int | None) -> None:
         setattr(os, name, clockwork.around(getattr(os, name)))
     resume = (folder / "ledger.jsonl").exists()
     # What costs time and touches neither a charge nor a frame is left out.
-    run_module.is_position_independent = lambda *_, **__: True
+    prepare_module.is_position_independent = lambda *_, **__: True
     assessment.HOLDOUT_RECORDS = 16
-    run = run_module.prepare(SETTINGS, folder, config_text=config.dump(SETTINGS), resume=resume)
+    run = prepare_module.prepare(SETTINGS, folder, config_text=config.dump(SETTINGS), resume=resume)
     run.assessment.measure = lambda *_, **__: {}  # type: ignore[method-assign]
     out = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     handlers = run.engine.handlers
@@ -169,7 +169,7 @@ def warm_up() -> None:
         n_classes=dataset.n_classes,
         n_timesteps=SETTINGS.diffusion.timesteps,
     )
-    plan = run_module.plan_for(SETTINGS, dataset, model)
+    plan = prepare_module.plan_for(SETTINGS, dataset, model)
     for view in plan.views():
         for steps in range(1, plan.max_charges()["training"] + 1):
             for accountant in ("pld", "rdp"):

@@ -15,7 +15,7 @@ from secure_fed_diffusion.entropy import Entropy, Keystream
 from secure_fed_diffusion.federation.client import Client
 from secure_fed_diffusion.federation.contribution import Contributor
 from secure_fed_diffusion.federation.plan import Plan
-from secure_fed_diffusion.federation.run import plan_for
+from secure_fed_diffusion.federation.prepare import plan_for
 from secure_fed_diffusion.federation.server import Server
 from secure_fed_diffusion.federation.settings import RunSettings
 from secure_fed_diffusion.secagg import Roster, SigningKey

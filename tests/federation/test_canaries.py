@@ -22,8 +22,9 @@ from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.entropy import Entropy, system
 from secure_fed_diffusion.errors import ConfigError, RunError
 from secure_fed_diffusion.federation.folder import read_lines
+from secure_fed_diffusion.federation.prepare import prepare
 from secure_fed_diffusion.federation.release import NOISE_BLOCK, draw_noise
-from secure_fed_diffusion.federation.run import Run, prepare
+from secure_fed_diffusion.federation.run import Run
 from secure_fed_diffusion.training.vectors import flatten
 from tests.federation.small import federation, seeded, settings_for
 from tests.federation.test_run import Watcher, finish

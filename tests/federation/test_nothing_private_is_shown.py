@@ -29,6 +29,7 @@ from secure_fed_diffusion import cli
 from secure_fed_diffusion.data.datasets import Dataset, ImageSet, load
 from secure_fed_diffusion.data.settings import DataSettings
 from secure_fed_diffusion.federation import folder as folder_module
+from secure_fed_diffusion.federation import prepare as prepare_module
 from secure_fed_diffusion.federation import rounds as rounds_module
 from secure_fed_diffusion.federation import run as run_module
 from secure_fed_diffusion.federation.contribution import Contributor
@@ -63,7 +64,7 @@ def sfd_run(
 ) -> Shown:
     """Run the command; fill `contributions`, or where they are given hand those over."""
     replaying = bool(contributions)
-    honest, prepare = Contributor.vector, run_module.prepare
+    honest, prepare = Contributor.vector, prepare_module.prepare
 
     def vector(self: Contributor, release: Any, weights: Any, *, number: int, attempt: int) -> Any:
         key = self.client_id, number, attempt
@@ -78,8 +79,8 @@ def sfd_run(
     config.write_text(CONFIG)
     words = ["sfd", "run", str(config), "--out", str(folder), "--set", f"privacy.mode={mode}"]
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "load", lambda settings: dataset)
-        patch.setattr(run_module, "prepare", prepared)
+        patch.setattr(prepare_module, "load", lambda settings: dataset)
+        patch.setattr(prepare_module, "prepare", prepared)
         patch.setattr(folder_module, "system", seeded("run id"))
         patch.setattr(Contributor, "vector", vector)
         patch.setattr(time, "perf_counter", itertools.count(0.0, 1e-3).__next__)

@@ -18,8 +18,9 @@ from secure_fed_diffusion import config
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.federation import contribution
 from secure_fed_diffusion.federation.contribution import Contributor
+from secure_fed_diffusion.federation.prepare import prepare
 from secure_fed_diffusion.federation.rounds import run_rounds
-from secure_fed_diffusion.federation.run import Run, prepare
+from secure_fed_diffusion.federation.run import Run
 from tests.federation.small import Federation, federation, settings_for
 
 Draws = list[npt.NDArray[Any]]

@@ -14,7 +14,8 @@ from secure_fed_diffusion import config
 from secure_fed_diffusion.dp.ledger import verify
 from secure_fed_diffusion.errors import BudgetExceededError, ConfigError, LedgerError, RunError
 from secure_fed_diffusion.federation.folder import read_lines
-from secure_fed_diffusion.federation.run import Run, prepare
+from secure_fed_diffusion.federation.prepare import prepare
+from secure_fed_diffusion.federation.run import Run
 from secure_fed_diffusion.federation.settings import MODES
 from tests.federation.small import settings_for
 
@@ -229,7 +230,9 @@ def test_a_gpu_that_is_not_there_is_refused_before_any_work(
 def test_a_micro_batch_that_is_not_exact_here_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secure_fed_diffusion.federation.run.is_position_independent", lambda *_, **__: False)
+    monkeypatch.setattr(
+        "secure_fed_diffusion.federation.prepare.is_position_independent", lambda *_, **__: False
+    )
     with pytest.raises(ConfigError, match=r"modes\.distributed\.micro_batch: at 16"):
         make(tmp_path / "run")
     assert not (tmp_path / "run").exists()

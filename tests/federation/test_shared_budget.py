@@ -12,8 +12,9 @@ import pytest
 from secure_fed_diffusion import cli, config
 from secure_fed_diffusion.dp.shared import verify_shared
 from secure_fed_diffusion.errors import BudgetExceededError, ConfigError, LedgerError, RunError
+from secure_fed_diffusion.federation.prepare import prepare
 from secure_fed_diffusion.federation.records import read_records
-from secure_fed_diffusion.federation.run import Run, prepare
+from secure_fed_diffusion.federation.run import Run
 from secure_fed_diffusion.federation.settings import PrivacySettings
 from tests.federation.small import settings_for
 
@@ -38,7 +39,9 @@ SMALLEST = (
 @pytest.fixture(autouse=True)
 def _no_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what costs time and touches no ledger."""
-    monkeypatch.setattr("secure_fed_diffusion.federation.run.is_position_independent", lambda *_, **__: True)
+    monkeypatch.setattr(
+        "secure_fed_diffusion.federation.prepare.is_position_independent", lambda *_, **__: True
+    )
     monkeypatch.setattr("secure_fed_diffusion.federation.assessment.Assessment.measure", lambda *_, **__: {})
 
 

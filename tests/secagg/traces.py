@@ -89,12 +89,14 @@ class Epoch:
             return dict.fromkeys(self.session.cohort, b"")
         digest = model_of(number)
         inbox = self.server.begin(number, model_digest=digest, participants=participants)
-        for v in inbox:
+        entered = {}
+        for v, frame in inbox.items():
             try:
                 self.clients[v].begin(number, model_digest=digest, participants=participants)
-            except SecureAggregationError as error:
+                entered[v] = frame
+            except SecureAggregationError as error:  # it stays out of this round
                 self.errors[v] = error
-        return inbox
+        return entered
 
     def _phase(
         self,
