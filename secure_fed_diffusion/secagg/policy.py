@@ -34,8 +34,8 @@ class Policy:
     `min_survivors` is the least number of inputs that may be in a published sum; `min_neighbours`
     counts only where the graph is not complete.  Two survivors are too few by default: each would
     read the other's input off the sum.  `colluders` is how many of the holders of this client's shares may
-    work with a server that lies: under `active` 2 * threshold must exceed the holders by more than that,
-    and it is less than `min_survivors`.
+    work with a server that lies: under `active` 2 * threshold must exceed the holders by more than that.
+    (A server that follows the protocol asks for no second list, whoever colludes with it.)
     """
 
     min_cohort: int = 3
@@ -53,9 +53,7 @@ class Policy:
         for name in ("min_cohort", "min_survivors", "min_threshold"):
             require_integer(f"policy.{name}", getattr(self, name), 2, MAX_CLIENTS)
         require_integer("policy.min_neighbours", self.min_neighbours, 2, MAX_CLIENTS)
-        require_integer(
-            "policy.colluders", self.colluders, 0, self.min_survivors - 1, upper_name="min_survivors - 1"
-        )
+        require_integer("policy.colluders", self.colluders, 0, MAX_CLIENTS)
         require_integer("policy.max_dimension", self.max_dimension, 1, MAX_DIMENSION)
         require_integer("policy.max_rounds", self.max_rounds, 1, MAX_ROUNDS)
         require_integer("policy.max_modulus_bits", self.max_modulus_bits, MIN_MODULUS_BITS, MAX_MODULUS_BITS)

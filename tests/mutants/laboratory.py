@@ -36,11 +36,11 @@ from secure_fed_diffusion.diffusion.objective import Objective
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.engines.in_process import InProcessEngine
 from secure_fed_diffusion.entropy import Entropy
+from secure_fed_diffusion.federation import prepare as prepare_module
 from secure_fed_diffusion.federation.auditor import Auditor
 from secure_fed_diffusion.federation.client import Client
 from secure_fed_diffusion.federation.contribution import Contributor
 from secure_fed_diffusion.federation.plan import Plan
-from secure_fed_diffusion.federation.prepare import plan_for
 from secure_fed_diffusion.federation.rounds import Outcome, run_rounds
 from secure_fed_diffusion.federation.server import Server
 from secure_fed_diffusion.federation.settings import RunSettings
@@ -184,7 +184,7 @@ class Laboratory:
     def plan(self, mode: str, *overrides: str, dataset: Dataset | None = None) -> Plan:
         """Make a plan as `prepare` does."""
         settings = settings_for(mode, *overrides)
-        return plan_for(settings, dataset or digits(), TinyDenoiser())
+        return prepare_module.plan_for(settings, dataset or digits(), TinyDenoiser())
 
     def contributor(
         self,
@@ -220,7 +220,7 @@ class Laboratory:
         """Build clients, server, ledger and, with canaries, auditor; `protocol` fixes keys and masks."""
         settings, dataset = settings_for(mode, *overrides), dataset or digits()
         model = TinyDenoiser()
-        plan = plan_for(settings, dataset, model)
+        plan = prepare_module.plan_for(settings, dataset, model)
         plan = plan if noise else without_noise(plan)
         folder = self.new_folder()
         # A ledger refuses a plan without noise, as it should.

@@ -8,7 +8,7 @@ from typing import Any
 
 from secure_fed_diffusion.dp import accounting
 from secure_fed_diffusion.dp.mechanism import Mechanism
-from secure_fed_diffusion.federation import run
+from secure_fed_diffusion.federation import prepare
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.release import ReleasePlanner
 from secure_fed_diffusion.federation.server import Server
@@ -55,7 +55,7 @@ def _noise_for_all_survivors_untold(honest: Honest) -> Honest:
 
 
 @mutant(
-    run,
+    prepare,
     "plan_for",
     "The divisor is what the real data set will give: the plan says how many records there are.",
     named="plan: no data",
