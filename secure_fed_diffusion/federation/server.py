@@ -30,6 +30,7 @@ from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.release import Release, draw_noise
 from secure_fed_diffusion.federation.settings import StepSettings
 from secure_fed_diffusion.federation.strategies import AdamOnGradients, FederatedAveraging, Strategy
+from secure_fed_diffusion.secagg.encoding import centred
 from secure_fed_diffusion.training.vectors import flatten, load_flat
 from secure_fed_diffusion.training.warmup import train_on_means
 
@@ -226,9 +227,3 @@ class Server:
         self._strategy.load_state_dict(state["strategy"])
         self.average.load_state_dict(state["average"])
         self._means = [mean.numpy() for mean in state["means"]]
-
-
-def centred(ring: npt.NDArray[np.uint64], modulus_bits: int) -> npt.NDArray[np.int64]:
-    """Map residues modulo 2**modulus_bits to the integers nearest zero, as int64."""
-    shift = 64 - modulus_bits
-    return (ring << np.uint64(shift)).view(np.int64) >> np.int64(shift)

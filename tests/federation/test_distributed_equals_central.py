@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from secure_fed_diffusion.federation.rounds import run_rounds
-from secure_fed_diffusion.federation.server import centred
+from secure_fed_diffusion.secagg.encoding import centred
 from secure_fed_diffusion.training.vectors import flatten
 from tests.federation.small import Federation, federation, settings_for
 
