@@ -1,23 +1,30 @@
-"""How much a private gradient costs, beside a plain one and beside Opacus' hooks.
+"""How much a private gradient costs, beside a plain one, diffusers' own, and Opacus' hooks.
 
-One example a second is one record through forward and backward pass; `ours` also clips each record's
-gradient, rounds it to the integer grid and adds, `opacus` clips and adds in float.  No optimiser step and no
-noise is in any of the three.  They run in turns in one process on one thread, in one micro-batch;
-seconds are medians of `repetitions` (at least 5), and a ratio is the quotient of two rates.
+One example a second is one record through forward and backward pass.  `ours` also clips each record's
+gradient, rounds it to the integer grid and adds, in micro-batches as "auto" chooses them; `vmap` does the
+same with `vmap(grad)`; `opacus` clips and adds in float.  `plain` is the step of mode `none`, `diffusers`
+that of diffusers' example of unconditional training (its scheduler, its loss) with this network's labels.
+No optimiser step and no noise is in any of them.  They run in turns in one process, on the same records;
+a ratio is the median over the turns of the quotient within a turn, so that a machine that is busy for a
+while slows down both sides of it.
+
+Memory is the highest sum of what PyTorch has allocated at once, over what stood before; what kernels
+allocate by themselves is not in it.
 
 Opacus' figure is its hooks mode, which is fast and WRONG on this network: its middle block hands on
 channels_last tensors, `unfold2d` assumes contiguous ones, and some parameters' per-sample gradients come
 out about 100 % off.  It is a yardstick of speed, nothing that could be used in our step's place.
 
-Not measured here: GPUs, memory, several threads, a noise multiplicity above 1.
+Not measured here: GPUs, a noise multiplicity above 1.
 
     >>> from secure_fed_diffusion.benchmarks import dpsgd
-    >>> dpsgd.run()["ratios"]["quickstart"]["ours_over_plain"]    # doctest: +SKIP
-    0.4
+    >>> dpsgd.run()["ratios"]["28x28_178k"]["ours_over_plain"]    # doctest: +SKIP
+    0.6
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 import warnings
@@ -27,15 +34,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from diffusers import DDPMScheduler
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
-from secure_fed_diffusion.diffusion.objective import DiffusionSettings, Objective, draw
+from secure_fed_diffusion.diffusion.objective import Objective, draw, scheduler_config
 from secure_fed_diffusion.diffusion.patches import model_shape
-from secure_fed_diffusion.diffusion.unet import ModelSettings, build_unet
+from secure_fed_diffusion.diffusion.settings import DiffusionSettings, ModelSettings
+from secure_fed_diffusion.diffusion.unet import build_unet
 from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.errors import ConfigError
-from secure_fed_diffusion.training.per_example import Records, micro_batches
+from secure_fed_diffusion.training.micro_batch import resolve
+from secure_fed_diffusion.training.per_example import Records, by_vmap, micro_batches
 from secure_fed_diffusion.training.vectors import dimension, integer_sum
 
 MIN_REPETITIONS = 5
@@ -58,58 +70,83 @@ class Case:
     batch: int = 64
 
 
+def _network(*channels: int) -> Case:
+    return Case(image_shape=(1, 28, 28), model=ModelSettings(channels=channels, patch=2))
+
+
 CASES: Mapping[str, Case] = {
     "quickstart": Case(image_shape=(1, 8, 8)),
-    "28x28_patch_2": Case(image_shape=(1, 28, 28), model=ModelSettings(patch=2)),
+    "28x28_178k": _network(16, 32),
+    "28x28_704k": _network(32, 64),
+    "28x28_4.0M": _network(64, 160),
 }
 
 
-def run(*, repetitions: int = MIN_REPETITIONS, cases: Mapping[str, Case] = CASES) -> dict[str, Any]:
-    """Return {"ratios", "examples_per_second", "sizes", "repetitions", "note"}; the first two by case.
+def run(
+    *, repetitions: int = MIN_REPETITIONS, cases: Mapping[str, Case] = CASES, threads: int = 2
+) -> dict[str, Any]:
+    """Return {"ratios", "examples_per_second", "memory_bytes", "sizes", "repetitions", "note"}.
 
-    `ours_over_plain` and `ours_over_opacus` are shares of the other's examples a second: above 1 ours is
-    the faster.
+    All but the last two are by case.  `ours_over_plain` and the like are shares of the other's examples a
+    second: above 1 ours is the faster; `memory_over_plain` is ours over that of the plain step.
 
     Raises:
         ConfigError: fewer than five repetitions.
     """
     if repetitions < MIN_REPETITIONS:
         raise ConfigError(f"expected repetitions >= {MIN_REPETITIONS}, got {repetitions}", key="repetitions")
-    rates: dict[str, dict[str, float]] = {}
-    sizes: dict[str, str] = {}
-    with _one_thread():
-        for name, case in cases.items():
-            actions, length = _actions(case)
-            seconds = _in_turns(actions, repetitions)
-            rates[name] = {step: case.batch / taken for step, taken in seconds.items()}
-            sizes[name] = f"{length} parameters, batch {case.batch}, images {case.image_shape}, one thread"
-    return {
-        "ratios": {
-            name: {
-                "ours_over_plain": rate["ours"] / rate["plain"],
-                "ours_over_opacus": rate["ours"] / rate["opacus"],
-            }
-            for name, rate in rates.items()
-        },
-        "examples_per_second": rates,
-        "sizes": sizes,
-        "repetitions": repetitions,
-        "note": NOTE,
+    found: dict[str, dict[str, Any]] = {
+        name: {} for name in ("ratios", "examples_per_second", "memory_bytes", "sizes")
     }
+    with _threads(threads):
+        for name, case in cases.items():
+            actions, size, length = _actions(case)
+            # before the turns, which would leave memory that the next step uses again
+            memory = {step: peak_bytes(actions[step]) for step in ("plain", "ours")}
+            turns = _in_turns(actions, repetitions)
+            found["ratios"][name] = {
+                "ours_over_plain": _quotient(turns, "plain", "ours"),
+                "ours_over_opacus": _quotient(turns, "opacus", "ours"),
+                "ours_over_vmap": _quotient(turns, "vmap", "ours"),
+                "plain_over_diffusers": _quotient(turns, "diffusers", "plain"),
+                "memory_over_plain": memory["ours"] / memory["plain"],
+            }
+            found["examples_per_second"][name] = {
+                step: case.batch / statistics.median(taken) for step, taken in turns.items()
+            }
+            found["memory_bytes"][name] = memory
+            found["sizes"][name] = (
+                f"{length} parameters, batch {case.batch}, ours in micro-batches of {size}, images "
+                f"{case.image_shape}, threads: {threads}"
+            )
+    return {**found, "repetitions": repetitions, "note": NOTE}
+
+
+def peak_bytes(action: Action) -> int:
+    """Return the most memory that PyTorch held at once while `action` ran, over what it held before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        action()
+    events = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = itertools.accumulate(event.nbytes() for event in sorted(events, key=lambda it: it.start_ns()))
+    return max(0, *held)
+
+
+def _quotient(turns: Mapping[str, list[float]], slower: str, faster: str) -> float:
+    return statistics.median(a / b for a, b in zip(turns[slower], turns[faster], strict=True))
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _threads(wanted: int) -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(wanted)
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-def _in_turns(actions: Mapping[str, Action], repetitions: int) -> dict[str, float]:
-    """Return each action's median seconds; the first turn pays for caches and is not counted."""
+def _in_turns(actions: Mapping[str, Action], repetitions: int) -> dict[str, list[float]]:
+    """Return each action's seconds, turn by turn; the first turn pays for caches and is not counted."""
     samples: dict[str, list[float]] = {name: [] for name in actions}
     for turn in range(repetitions + 1):
         for name, action in actions.items():
@@ -117,11 +154,11 @@ def _in_turns(actions: Mapping[str, Action], repetitions: int) -> dict[str, floa
             action()
             if turn:
                 samples[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken) for name, taken in samples.items()}
+    return samples
 
 
-def _actions(case: Case) -> tuple[dict[str, Action], int]:
-    """Return the three gradients of one and the same batch, and the number of parameters."""
+def _actions(case: Case) -> tuple[dict[str, Action], int, int]:
+    """Return the gradients of one and the same batch, our micro-batch, and the number of parameters."""
     diffusion = DiffusionSettings()
     objective = Objective(diffusion)
     shape = model_shape(case.image_shape, case.model.patch)
@@ -139,10 +176,13 @@ def _actions(case: Case) -> tuple[dict[str, Action], int]:
             n_classes=N_CLASSES,
             n_timesteps=diffusion.timesteps,
         )
-        for _ in range(3)
+        for _ in range(4)
     ]
-    plain_model, our_model, hooked_model = models
+    plain_model, our_model, hooked_model, diffusers_model = models
     length = dimension(our_model)
+    chosen = resolve("auto", our_model, objective, image_shape=shape, n_classes=N_CLASSES)
+    size = min(chosen, case.batch)
+    scheduler = DDPMScheduler(**scheduler_config(diffusion))
     grid = IntegerGrid.for_dimension(length, CLIP_NORM)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Opacus on hooks of modules whose inputs need no gradient
@@ -158,8 +198,20 @@ def _actions(case: Case) -> tuple[dict[str, Action], int]:
         plain_model.zero_grad()
         objective.loss_batch(plain_model, *batch).backward()
 
+    def example() -> None:
+        """Differentiate the loss of diffusers' examples/unconditional_image_generation."""
+        diffusers_model.zero_grad()
+        noise, timesteps = records.draws.noise[:, 0], records.draws.timesteps[:, 0]
+        noisy = scheduler.add_noise(records.images, noise, timesteps)
+        output = diffusers_model(noisy, timesteps, class_labels=records.labels).sample
+        nn.functional.mse_loss(output.float(), noise.float()).backward()
+
     def ours() -> None:
-        integer_sum(micro_batches(our_model, objective, records, case.batch), grid, length)
+        integer_sum(micro_batches(our_model, objective, records, size), grid, length)
+
+    def vmapped() -> None:
+        cuts = (records.at(torch.arange(i, i + size)) for i in range(0, case.batch, size))
+        integer_sum((by_vmap(our_model, objective, cut) for cut in cuts), grid, length)
 
     def opacus() -> None:
         with warnings.catch_warnings():
@@ -168,4 +220,5 @@ def _actions(case: Case) -> tuple[dict[str, Action], int]:
         optimizer.clip_and_accumulate()
         optimizer.zero_grad()
 
-    return {"plain": plain, "ours": ours, "opacus": opacus}, length
+    actions = {"plain": plain, "diffusers": example, "ours": ours, "vmap": vmapped, "opacus": opacus}
+    return actions, size, length

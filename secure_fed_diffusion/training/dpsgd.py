@@ -1,4 +1,4 @@
-"""Opacus' DP-SGD with per-example gradients by vmap and noise on the integer grid.
+"""Opacus' DP-SGD with per-example gradients of the whole model and noise on the integer grid.
 
 `IntegerDPOptimizer` is Opacus' `DPOptimizer` (its queue of skipped steps, its step hook, its reduction)
 with two parts replaced: clipping ends on the integer grid, and the noise is discrete Gaussian from the
@@ -12,7 +12,7 @@ the resulting weights.  The caller samples by Poisson and charges the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from opacus.optimizers import DPOptimizer
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.dp.noise import discrete_gaussian
 from secure_fed_diffusion.entropy import Entropy, system
-from secure_fed_diffusion.training.vectors import flat_rows, round_rows
+from secure_fed_diffusion.training.vectors import integer_sum
 
 
 class IntegerDPOptimizer(DPOptimizer):
@@ -48,10 +48,11 @@ class IntegerDPOptimizer(DPOptimizer):
 
     def clip_and_accumulate(self) -> None:
         """Round each record's whole gradient to the grid and add it to the integer sums."""
-        rows = flat_rows({str(i): g for i, g in enumerate(self.grad_samples)}).float()
-        total = round_rows(rows, self._grid).double().sum(dim=0)
-        for p, part in zip(self.params, self._split(total), strict=True):
-            p.summed_grad = part if p.summed_grad is None else p.summed_grad + part
+        chunk = {str(i): g for i, g in enumerate(self.grad_samples)}
+        added = integer_sum([chunk], self._grid, sum(p.numel() for p in self.params))
+        for p, part in zip(self.params, self._split(torch.from_numpy(added).double()), strict=True):
+            on_device = part.to(p.device)
+            p.summed_grad = on_device if p.summed_grad is None else p.summed_grad + on_device
 
     def add_noise(self) -> None:
         """Add discrete Gaussian noise to the integer sums and leave them, as floats, in `p.grad`."""
@@ -74,23 +75,21 @@ def private_step(
     """Take one DP-SGD step from micro-batches of per-example gradients; an empty sample means noise alone."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     nothing = {name: p.new_empty((0, *p.shape)) for name, p in parameters.items()}
-    for gradients, last in _with_end(chunks, nothing):
-        for name, p in parameters.items():
-            p.grad_sample = gradients[name]
-        optimizer.signal_skip_step(not last)
-        optimizer.step()
-        optimizer.zero_grad()
+    for gradients in chunks:
+        _hand_over(parameters, optimizer, gradients, skip=True)
+    _hand_over(parameters, optimizer, nothing, skip=False)
 
 
-def _with_end(
-    chunks: Iterable[Mapping[str, Tensor]], nothing: Mapping[str, Tensor]
-) -> Iterator[tuple[Mapping[str, Tensor], bool]]:
-    """Yield each chunk with whether it is the last, two in memory at a time; `nothing` stands for none."""
-    iterator = iter(chunks)
-    held = next(iterator, nothing)
-    while True:
-        following = next(iterator, None)
-        yield held, following is None
-        if following is None:
-            return
-        held = following
+def _hand_over(
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: IntegerDPOptimizer,
+    gradients: Mapping[str, Tensor],
+    *,
+    skip: bool,
+) -> None:
+    """Let Opacus' optimiser take one micro-batch, and step behind it unless it is to `skip` that."""
+    for name, p in parameters.items():
+        p.grad_sample = gradients[name]
+    optimizer.signal_skip_step(skip)
+    optimizer.step()
+    optimizer.zero_grad()

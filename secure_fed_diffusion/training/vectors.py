@@ -1,13 +1,16 @@
-"""Models as flat vectors, and per-example gradients on the integer grid.
+"""Models as flat vectors, and the sum of per-example gradients on the integer grid.
 
-`round_rows` is the torch form of `dp.grid.IntegerGrid.round`: clip to C, scale, round to nearest, and
-where that leaves the integer ball of radius Delta round towards zero.  The norm of what it returns is a
+`integer_sum` is the torch form of `dp.grid.IntegerGrid.round`, summed: clip to C, scale, round to nearest,
+and where that leaves the integer ball of radius Delta round towards zero.  The norm of each summand is a
 fact about integers, so the accountant's sensitivity never rests on floating-point arithmetic.
+
+A record's gradient is read twice, in pieces that stay in the processor's cache, and never joined to one
+vector: once for its norm, once to be scaled, rounded, measured and added.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +20,9 @@ from torch import Tensor, nn
 from secure_fed_diffusion.dp.grid import IntegerGrid
 
 _EXACT_FLOAT32 = 1 << 24  # integers up to here, and sums that stay below, are exact in float32
-_BLOCK = 256
+_BLOCK = 256  # coordinates whose float32 norm is taken at once
+_PIECE = 1 << 17  # coordinates of a micro-batch that are worked on at once
+_SMALL = 1 << 10  # parameters below are joined: a call costs more than their coordinates
 
 
 def dimension(model: nn.Module) -> int:
@@ -42,73 +47,136 @@ def load_flat(model: nn.Module, weights: Tensor) -> None:
         raise ValueError(f"expected {start} weights, got {len(weights)}")
 
 
-def flat_rows(gradients: Mapping[str, Tensor]) -> Tensor:
-    """Join {parameter: (n, *shape)} into rows (n, d)."""
-    return torch.cat([g.flatten(1) for g in gradients.values()], dim=1)
+def integer_sum(
+    chunks: Iterable[Mapping[str, Tensor]], grid: IntegerGrid, length: int
+) -> npt.NDArray[np.int64]:
+    """Clip, round and add the per-example gradients of all micro-batches: -> (length,) int64, exact.
 
+    A chunk is {parameter: (n, *shape)}; its records with a NaN or an infinity are overwritten with zeros.
 
-def round_rows(rows: Tensor, grid: IntegerGrid) -> Tensor:
-    """Round each row of the float32 matrix `rows` (n, d), which is overwritten, to the grid.
-
-    Returns integers as float32, (n, d).
-
-    Guarantees: every row's exact L2 norm is at most `grid.norm_bound`; a row with a NaN or an infinity
-    (or a norm beyond float32) becomes zero; a row depends on no other row.
+    Guarantees: each record adds an integer vector of L2 norm at most `grid.norm_bound`, which depends on
+    no other record; one with a NaN or an infinity (or a norm beyond float32) adds zero.
 
     Raises:
         ValueError: `norm_bound` is too large for float32 to hold the integers.
     """
     if grid.norm_bound > _EXACT_FLOAT32:
         raise ValueError(f"expected a norm bound of at most {_EXACT_FLOAT32}, got {grid.norm_bound}")
-    # This norm may be off in its last digits: only the test on the rounded integers carries the guarantee.
-    norms = torch.linalg.vector_norm(rows, dim=1).double()
-    unusable = ~torch.isfinite(norms)
-    if bool(unusable.any()):
-        rows[unusable] = 0.0
-        norms[unusable] = 0.0
-    factors = grid.scale * torch.clamp(grid.clip_norm / norms.clamp_min(1e-30), max=1.0)
-    rows.mul_(factors.to(rows.dtype).unsqueeze(1))
-    rounded = rows.round()
-    outside = _outside(rounded, grid.norm_bound)
-    if outside:
-        rounded[outside] = rows[outside].trunc()
-        still = [row for row in outside if _exact_square(rounded[row]) > grid.norm_bound**2]
-        rounded[still] = 0.0
-    return rounded
-
-
-def _exact_square(row: Tensor) -> int:
-    """Return the squared norm of an integer-valued row (d,) in exact integers."""
-    return int(row.to(torch.int64).square().sum())
-
-
-def _outside(rows: Tensor, bound: int) -> list[int]:
-    """Return the indices of the integer-valued rows whose exact squared norm is above bound**2.
-
-    A float32 norm of 256 numbers is within 256 * 2**-24 < 2e-5 of the truth, relatively, in any order of
-    summation; blocks are joined in float64.  So a row measured below (1 - 1e-4) * bound is inside for
-    certain, and only the others are measured in exact integers.
-    """
-    n, d = rows.shape
-    whole = d - d % _BLOCK
-    blocks = torch.linalg.vector_norm(rows[:, :whole].reshape(n, d // _BLOCK, _BLOCK), dim=2).double()
-    tail = torch.linalg.vector_norm(rows[:, whole:].double(), dim=1)
-    norms = (blocks.square().sum(dim=1) + tail.square()).sqrt()
-    near = torch.nonzero(norms > bound * (1 - 1e-4)).flatten().tolist()
-    return [row for row in near if _exact_square(rows[row]) > bound * bound]
-
-
-def integer_sum(
-    chunks: Iterable[Mapping[str, Tensor]], grid: IntegerGrid, length: int
-) -> npt.NDArray[np.int64]:
-    """Clip, round and add the per-example gradients of all micro-batches: -> (length,) int64, exact.
-
-    Guarantees: adding or removing one record moves the result by an integer vector of L2 norm at most
-    `grid.norm_bound`.
-    """
     total = torch.zeros(length, dtype=torch.int64)
     for gradients in chunks:
-        rows = round_rows(flat_rows(gradients).float(), grid)
-        wide = rows if len(rows) * grid.norm_bound <= _EXACT_FLOAT32 else rows.double()
-        total += wide.sum(dim=0).to(torch.int64).cpu()
-    return total.numpy()
+        values = list(gradients.values())
+        total = total.to(values[0].device)
+        for part, added in zip(
+            total.split([g.shape[1:].numel() for g in values]), _sums(values, grid), strict=True
+        ):
+            part += added.to(torch.int64)
+    return total.cpu().numpy()
+
+
+def _sums(gradients: Sequence[Tensor], grid: IntegerGrid) -> Iterator[Tensor]:
+    """Yield, for each parameter (n, *shape), the sum of its rounded rows in the model's order: (numel,)."""
+    rows = [flat_rows(gradient) for gradient in gradients]
+    large = [i for i, each in enumerate(rows) if each.shape[1] >= _SMALL]
+    small = [i for i, each in enumerate(rows) if each.shape[1] < _SMALL]
+    parts = [rows[i] for i in large]
+    if small:
+        parts.append(torch.cat([rows[i] for i in small], dim=1))
+    sums = rounded_sums(parts, grid)
+    found = dict(zip(large, sums, strict=False))
+    if small:
+        found |= zip(small, sums[-1].split([rows[i].shape[1] for i in small]), strict=True)
+    for i, gradient in enumerate(gradients):
+        yield in_model_order(found[i], gradient)
+
+
+def _axes(gradient: Tensor) -> list[int]:
+    """Return the axes of (n, *shape) but the first, from the slowest in memory to the fastest."""
+    return sorted(range(1, gradient.dim()), key=gradient.stride, reverse=True)
+
+
+def flat_rows(gradient: Tensor) -> Tensor:
+    """Return (n, *shape) as float32 rows (n, coordinates in the order of memory), if possible uncopied."""
+    return gradient.permute(0, *_axes(gradient)).flatten(1).float()
+
+
+def in_model_order(sums: Tensor, gradient: Tensor) -> Tensor:
+    """Bring a vector in the order of `flat_rows(gradient)` to the order of the model's weights."""
+    axes = _axes(gradient)
+    if not axes:
+        return sums
+    back = [axes.index(axis) for axis in range(1, gradient.dim())]
+    return sums.view([gradient.shape[axis] for axis in axes]).permute(back).reshape(-1)
+
+
+def rounded_sums(parts: Sequence[Tensor], grid: IntegerGrid) -> list[Tensor]:
+    """Sum the rounded rows whose coordinates lie in `parts`, float32 (n, m_i): -> integer floats (m_i,)."""
+    norms = row_norms(parts)
+    unusable = ~torch.isfinite(norms)
+    if bool(unusable.any()):
+        for part in parts:
+            part[unusable] = 0.0
+        norms[unusable] = 0.0
+    factors = clip_factors(norms, grid).to(parts[0].dtype).unsqueeze(1)
+    n = len(factors)
+    wide = n * grid.norm_bound * 2 > _EXACT_FLOAT32  # twice: a row may still be a little outside
+    kind = torch.float64 if wide else torch.float32
+    width = max(_BLOCK, _PIECE // max(n, 1) // _BLOCK * _BLOCK)
+    scratch = parts[0].new_empty(n * width)
+    sums = [part.new_empty(part.shape[1], dtype=kind) for part in parts]
+    measured = []
+    for part, added in zip(parts, sums, strict=True):
+        for piece, out in zip(part.split(width, dim=1), added.split(width), strict=True):
+            rounded = torch.mul(piece, factors, out=scratch[: piece.numel()].view(piece.shape)).round_()
+            measured.append(_block_norms(rounded))
+            torch.sum(rounded, dim=0, dtype=kind, out=out)
+    squares = torch.cat(measured, dim=1).double().square().sum(dim=1)
+    for row in _outside(squares, grid.norm_bound):
+        for added, change in zip(sums, _correction(parts, factors, row, grid.norm_bound), strict=True):
+            added += change
+    return sums
+
+
+def row_norms(parts: Sequence[Tensor]) -> Tensor:
+    """Return the norms of the rows, float64 (n,); only the test on the rounded integers is exact."""
+    norms = torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts])
+    return norms.double().square().sum(dim=0).sqrt()
+
+
+def clip_factors(norms: Tensor, grid: IntegerGrid) -> Tensor:
+    """Return what each row is multiplied by to end at most at `clip_norm`, in grid units."""
+    return grid.scale * torch.clamp(grid.clip_norm / norms.clamp_min(1e-30), max=1.0)
+
+
+def _block_norms(rows: Tensor) -> Tensor:
+    """Return the norms of blocks of the rows, (n, blocks); joined in float64 they are within 2e-5 of true.
+
+    That is above 256 * 2**-24, the relative error of a float32 norm of 256 numbers in any order of summation.
+    """
+    n, width = rows.shape
+    whole = width - width % _BLOCK
+    if whole == width:
+        return torch.linalg.vector_norm(rows.view(n, whole // _BLOCK, _BLOCK), dim=2)
+    tail = torch.linalg.vector_norm(rows[:, whole:], dim=1, keepdim=True)
+    return torch.cat([_block_norms(rows[:, :whole].contiguous()), tail], dim=1) if whole else tail
+
+
+def _outside(squares: Tensor, bound: int) -> list[int]:
+    """Return the rows that may have left the ball: all others are below (1 - 1e-4) * bound, as measured."""
+    return torch.nonzero(~(squares.sqrt() <= bound * (1 - 1e-4))).flatten().tolist()
+
+
+def _correction(parts: Sequence[Tensor], factors: Tensor, row: int, bound: int) -> list[Tensor]:
+    """Return what to add to the sums so that this row is in the ball: by exact integers, (m_i,)."""
+    scaled = [part[row] * factors[row] for part in parts]  # one product each: the same bits as before
+    nearest = [each.round() for each in scaled]
+    if _exact_square(nearest) <= bound**2:
+        return [torch.zeros_like(each) for each in nearest]
+    shorter = [each.trunc() for each in scaled]
+    if _exact_square(shorter) > bound**2:
+        return [-each for each in nearest]
+    return [new - old for new, old in zip(shorter, nearest, strict=True)]
+
+
+def _exact_square(row: Sequence[Tensor]) -> int:
+    """Return the squared norm of an integer-valued row in exact integers."""
+    return sum(int(part.to(torch.int64).square().sum()) for part in row)

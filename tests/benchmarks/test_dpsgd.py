@@ -9,8 +9,9 @@ import torch
 from opacus import GradSampleModule
 
 from secure_fed_diffusion.benchmarks import dpsgd
-from secure_fed_diffusion.diffusion.objective import DiffusionSettings, Objective, draw
-from secure_fed_diffusion.diffusion.unet import ModelSettings, build_unet
+from secure_fed_diffusion.diffusion.objective import Objective, draw
+from secure_fed_diffusion.diffusion.settings import DiffusionSettings, ModelSettings
+from secure_fed_diffusion.diffusion.unet import build_unet
 from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.training.per_example import Records, per_example_gradients
 
@@ -23,22 +24,44 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def figures() -> dict[str, object]:
-    return dpsgd.run(cases=CASES)
+    return dpsgd.run(cases=CASES, threads=1)
 
 
-def test_the_ratios_are_quotients_of_the_rates(figures: dict) -> None:
-    assert set(figures) == {"ratios", "examples_per_second", "sizes", "repetitions", "note"}
-    assert (
-        set(figures["ratios"]) == set(figures["examples_per_second"]) == set(figures["sizes"]) == set(CASES)
-    )
-    for name, ratios in figures["ratios"].items():
-        rate = figures["examples_per_second"][name]
-        assert set(rate) == {"plain", "ours", "opacus"}
+def test_every_case_has_its_ratios_rates_and_memory(figures: dict) -> None:
+    by_case = ("ratios", "examples_per_second", "memory_bytes", "sizes")
+    assert set(figures) == {*by_case, "repetitions", "note"}
+    for part in by_case:
+        assert set(figures[part]) == set(CASES)
+    for name in CASES:
+        rate, memory = figures["examples_per_second"][name], figures["memory_bytes"][name]
+        assert set(rate) == {"plain", "diffusers", "ours", "vmap", "opacus"}
         assert min(rate.values()) > 0
-        assert ratios == {
-            "ours_over_plain": rate["ours"] / rate["plain"],
-            "ours_over_opacus": rate["ours"] / rate["opacus"],
+        assert min(memory.values()) > 4 * 1000  # at least one gradient
+        ratios = figures["ratios"][name]
+        assert ratios.pop("memory_over_plain") == memory["ours"] / memory["plain"]
+        assert set(ratios) == {
+            "ours_over_plain",
+            "ours_over_opacus",
+            "ours_over_vmap",
+            "plain_over_diffusers",
         }
+        assert min(ratios.values()) > 0
+
+
+def test_a_ratio_is_the_median_of_the_quotients_of_each_turn() -> None:
+    turns = {"slow": [2.0, 30.0, 8.0], "fast": [1.0, 10.0, 2.0]}  # the machine was busy in the second turn
+    assert dpsgd._quotient(turns, "slow", "fast") == 3.0
+
+
+def test_peak_memory_is_what_was_held_at_once() -> None:
+    def action() -> None:
+        for _ in range(5):
+            held = torch.empty(1000, dtype=torch.float64)
+            del held
+        both = torch.empty(2000, dtype=torch.float64), torch.empty(1000, dtype=torch.float64)
+        del both
+
+    assert 24_000 <= dpsgd.peak_bytes(action) < 26_000
 
 
 def test_it_says_that_the_peers_gradients_are_wrong(figures: dict) -> None:
@@ -73,7 +96,7 @@ def test_the_peers_gradients_are_wrong_indeed() -> None:
 def test_each_action_really_computes_gradients() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    actions, length = dpsgd._actions(CASES["flat"])
+    actions, _, length = dpsgd._actions(CASES["flat"])
     for action in actions.values():
         action()
     assert torch.equal(torch.get_rng_state(), before)
@@ -85,13 +108,23 @@ def test_fewer_than_five_repetitions_are_refused() -> None:
         dpsgd.run(repetitions=4)
 
 
-def test_the_number_of_threads_is_put_back() -> None:
-    before = torch.get_num_threads()
-    dpsgd.run(cases={"flat": CASES["flat"]})
+def test_it_runs_on_the_threads_that_were_asked_for_and_puts_them_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, seen = torch.get_num_threads(), []
+
+    def watched(case: dpsgd.Case) -> None:
+        seen.append(torch.get_num_threads())
+        raise InterruptedError
+
+    monkeypatch.setattr(dpsgd, "_actions", watched)
+    with pytest.raises(InterruptedError):
+        dpsgd.run(cases=CASES, threads=before + 1)
+    assert seen == [before + 1]
     assert torch.get_num_threads() == before
 
 
 def test_the_cases_are_the_sizes_of_the_experiments() -> None:
     assert dpsgd.CASES["quickstart"].image_shape == (1, 8, 8)
-    assert dpsgd.CASES["28x28_patch_2"].model == ModelSettings(channels=(16, 32), patch=2)
+    assert dpsgd.CASES["28x28_178k"].model == ModelSettings(channels=(16, 32), patch=2)
     assert {case.batch for case in dpsgd.CASES.values()} == {64}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from secure_fed_diffusion.diffusion.objective import DiffusionSettings, Draws, Objective, draw
 from secure_fed_diffusion.diffusion.patches import model_shape
-from secure_fed_diffusion.diffusion.unet import (
+from secure_fed_diffusion.diffusion.settings import (
     DOWN_BLOCKS,
     RGB_DOWN_BLOCKS,
     RGB_UP_BLOCKS,
@@ -16,8 +18,8 @@ from secure_fed_diffusion.diffusion.unet import (
     UP_BLOCKS,
     WIDE_BLOCKS,
     ModelSettings,
-    build_unet,
 )
+from secure_fed_diffusion.diffusion.unet import build_unet
 from secure_fed_diffusion.training import per_example
 from secure_fed_diffusion.training.per_example import (
     Records,
@@ -25,7 +27,6 @@ from secure_fed_diffusion.training.per_example import (
     micro_batches,
     per_example_gradients,
 )
-from secure_fed_diffusion.training.vectors import flat_rows
 
 K = 2
 DIFFUSION = DiffusionSettings(noise_multiplicity=K, timesteps=50)
@@ -63,6 +64,11 @@ def build(case: dict[str, object], dtype: torch.dtype) -> tuple[nn.Module, Objec
     )
     model = model.double() if dtype is torch.float64 else model
     return model.eval(), Objective(DIFFUSION), records
+
+
+def joined(chunk: Mapping[str, Tensor]) -> Tensor:
+    """Copy a micro-batch into rows (n, d)."""
+    return torch.cat([g.flatten(1) for g in chunk.values()], dim=1)
 
 
 def by_loop(model: nn.Module, objective: Objective, records: Records) -> list[dict[str, Tensor]]:
@@ -136,7 +142,7 @@ def test_taking_a_record_away_changes_no_other_record_s_gradient_by_a_bit(gone: 
     def rows(kept: list[int]) -> Tensor:
         index = torch.tensor(kept)
         records = Records(images[index], labels[index], Draws(draws.timesteps[index], draws.noise[index]))
-        return torch.cat([flat_rows(chunk) for chunk in micro_batches(model, objective, records, 16)])
+        return torch.cat([joined(chunk) for chunk in micro_batches(model, objective, records, 16)])
 
     rest = [i for i in range(n) if i != gone]
     assert torch.equal(rows(list(range(n)))[rest], rows(rest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,17 +19,31 @@ CLIP = Table()
 mutant = CLIP.mutant
 
 
-@mutant(vectors, "round_rows", "Gradients are scaled and rounded, and never clipped.", named="A7 gradients")
+def _split(total: Tensor, parts: Any) -> list[Tensor]:
+    return list(total.split([part.shape[1] for part in parts]))
+
+
+def _of_rows(round_rows: Callable[[Tensor, IntegerGrid], Tensor]) -> Callable[..., list[Tensor]]:
+    """Return a broken `rounded_sums` from a broken rounding of whole rows (n, d)."""
+
+    def rounded_sums(parts: Any, grid: IntegerGrid) -> list[Tensor]:
+        rounded = round_rows(torch.cat(list(parts), dim=1), grid)
+        return _split(rounded.double().sum(dim=0), parts)
+
+    return rounded_sums
+
+
+@mutant(vectors, "rounded_sums", "Gradients are scaled and rounded, and never clipped.", named="A7 gradients")
 def _no_clip(honest: Honest) -> Honest:
     def round_rows(rows: Tensor, grid: IntegerGrid) -> Tensor:
         return torch.nan_to_num(rows * grid.scale, posinf=0.0, neginf=0.0).round()
 
-    return round_rows
+    return _of_rows(round_rows)
 
 
 @mutant(
     vectors,
-    "round_rows",
+    "rounded_sums",
     "The mean gradient of a micro-batch is clipped, not each record's.",
     named="A7 gradients",
 )
@@ -39,7 +54,7 @@ def _clip_of_the_batch(honest: Honest) -> Honest:
         factor = min(1.0, grid.clip_norm / max(1e-30, float(mean.norm())))
         return (rows * (factor * grid.scale)).round()
 
-    return round_rows
+    return _of_rows(round_rows)
 
 
 @mutant(
@@ -55,7 +70,8 @@ def _no_clip_of_records_alone(honest: Honest) -> Honest:
             if set(chunk) == {"canaries"}:
                 total += honest([chunk], grid, length)
             else:
-                rows = torch.nan_to_num(vectors.flat_rows(chunk) * grid.scale, posinf=0.0, neginf=0.0)
+                flat = torch.cat([g.flatten(1) for g in chunk.values()], dim=1)
+                rows = torch.nan_to_num(flat * grid.scale, posinf=0.0, neginf=0.0)
                 total += rows.double().round().sum(dim=0).to(torch.int64).numpy()
         return total
 
@@ -91,21 +107,21 @@ def _larger_clip_for_canaries(honest: Honest) -> Honest:
     return integer_sum
 
 
-@mutant(vectors, "round_rows", "A gradient with a NaN or an infinity goes on as it is.", named="A7 gradients")
+@mutant(
+    vectors, "rounded_sums", "A gradient with a NaN or an infinity goes on as it is.", named="A7 gradients"
+)
 def _NaN_passes(honest: Honest) -> Honest:
-    def round_rows(rows: Tensor, grid: IntegerGrid) -> Tensor:
-        broken = ~torch.isfinite(rows).all(dim=1)
-        spoiled = rows[broken] * grid.scale
-        rounded = honest(rows, grid)
-        rounded[broken] = spoiled.round()
-        return rounded
+    def rounded_sums(parts: Any, grid: IntegerGrid) -> list[Tensor]:
+        rows = torch.cat(list(parts), dim=1)
+        spoiled = (rows[~torch.isfinite(rows).all(dim=1)] * grid.scale).round().sum(dim=0)
+        return [sum(pair) for pair in zip(honest(parts, grid), _split(spoiled, parts), strict=True)]
 
-    return round_rows
+    return rounded_sums
 
 
 @mutant(
     vectors,
-    "round_rows",
+    "rounded_sums",
     "Coordinates are rounded away from zero and the integer norm is not looked at: it ends above Δ.",
     named="A7 gradients",
 )
@@ -115,7 +131,7 @@ def _rounding_up(honest: Honest) -> Honest:
         scaled = torch.nan_to_num(rows * (grid.scale * torch.clamp(grid.clip_norm / norms, max=1.0)))
         return scaled.sign() * scaled.abs().ceil()
 
-    return round_rows
+    return _of_rows(round_rows)
 
 
 @mutant(
@@ -135,15 +151,15 @@ def _no_exact_norm(honest: Honest) -> Honest:
     named="A7 gradients",
 )
 def _channels_last_rows(honest: Honest) -> Honest:
-    def flat_rows(gradients: Any) -> Tensor:
-        return torch.cat([g.movedim(0, -1).reshape(len(g), -1) for g in gradients.values()], dim=1)
+    def flat_rows(gradient: Tensor) -> Tensor:
+        return gradient.movedim(0, -1).reshape(len(gradient), gradient.shape[1:].numel()).float()
 
     return flat_rows
 
 
 @mutant(
     vectors,
-    "round_rows",
+    "rounded_sums",
     "The norm is taken of a view that leaves out the last hundred coordinates.",
     named="sum of own vectors",
 )
@@ -153,4 +169,4 @@ def _norm_of_a_view(honest: Honest) -> Honest:
         scaled = rows * (grid.scale * torch.clamp(grid.clip_norm / norms, max=1.0))
         return torch.nan_to_num(scaled, posinf=0.0, neginf=0.0).round()
 
-    return round_rows
+    return _of_rows(round_rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ from secure_fed_diffusion import entropy
 from secure_fed_diffusion.dp import noise
 from secure_fed_diffusion.federation import contribution, server
 from secure_fed_diffusion.federation.contribution import Contributor
-from secure_fed_diffusion.training import dpsgd, local, vectors
+from secure_fed_diffusion.training import dpsgd, local
 from tests.federation.small import seeded
 from tests.mutants.broken.mutant import Honest, Table
 
@@ -190,9 +191,9 @@ def _empty_batch_without_noise(honest: Honest) -> Honest:
 )
 def _empty_local_step_is_skipped(honest: Honest) -> Honest:
     def private_step(model: Any, optimizer: Any, chunks: Any) -> None:
-        held = list(chunks)
-        if held:
-            honest(model, optimizer, held)
+        rest = iter(chunks)
+        for first in rest:
+            honest(model, optimizer, chain([first], rest))
 
     return private_step
 
@@ -205,7 +206,7 @@ def _empty_local_step_is_skipped(honest: Honest) -> Honest:
 )
 def _no_clip_in_local_steps(honest: Honest) -> Honest:
     def clip_and_accumulate(self: Any) -> None:
-        rows = vectors.flat_rows({str(i): g for i, g in enumerate(self.grad_samples)}).double()
+        rows = torch.cat([g.flatten(1) for g in self.grad_samples], dim=1).double()
         total = torch.nan_to_num(rows * self._grid.scale).round().sum(dim=0)
         for p, part in zip(self.params, self._split(total), strict=True):
             p.summed_grad = part if p.summed_grad is None else p.summed_grad + part

@@ -128,8 +128,13 @@ def _no_clip_of_updates(honest: Honest) -> Honest:
 )
 def _mean_of_the_sample(honest: Honest) -> Honest:
     def integer_sum(chunks: Any, grid: IntegerGrid, length: int) -> Any:
-        held = list(chunks)
-        n = sum(len(next(iter(chunk.values()))) for chunk in held)
-        return honest(held, grid, length) * 20 // max(1, n)
+        sizes = []
+
+        def counted() -> Any:
+            for chunk in chunks:
+                sizes.append(len(next(iter(chunk.values()))))
+                yield chunk
+
+        return honest(counted(), grid, length) * 20 // max(1, sum(sizes))
 
     return integer_sum

@@ -1,0 +1,86 @@
+"""The micro-batch that a machine chooses: as large as memory allows, and never one that is not exact."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from secure_fed_diffusion.diffusion.objective import Objective
+from secure_fed_diffusion.diffusion.settings import DiffusionSettings, ModelSettings
+from secure_fed_diffusion.diffusion.unet import build_unet
+from secure_fed_diffusion.errors import ConfigError
+from secure_fed_diffusion.training import micro_batch, per_example
+from secure_fed_diffusion.training.micro_batch import (
+    SIZES,
+    activation_bytes,
+    fitting,
+    memory_at_hand,
+    resolve,
+)
+
+OBJECTIVE = Objective(DiffusionSettings(timesteps=20))
+SHAPE, CLASSES = (1, 8, 8), 3
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    settings = ModelSettings(channels=(8, 8), norm_groups=4, attention_head_dim=4)
+    return build_unet(settings, image_shape=SHAPE, n_classes=CLASSES, n_timesteps=20)
+
+
+def chosen(model: nn.Module, configured: int | str) -> int:
+    return resolve(configured, model, OBJECTIVE, image_shape=SHAPE, n_classes=CLASSES)
+
+
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Return the sizes that are exact; a test changes them."""
+    sizes = set(SIZES)
+    monkeypatch.setattr(per_example, "is_position_independent", lambda *_, size, **__: size in sizes)
+    return sizes
+
+
+def test_the_largest_size_that_memory_holds_is_taken(
+    model: nn.Module, exact: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = activation_bytes(model, OBJECTIVE, SHAPE, CLASSES) + 4 * sum(p.numel() for p in model.parameters())
+    for size in SIZES:
+        monkeypatch.setattr(micro_batch, "memory_at_hand", lambda _, size=size: 4 * one * (size + 3))
+        assert fitting(model, OBJECTIVE, SHAPE, CLASSES)[0] == size
+    monkeypatch.setattr(micro_batch, "memory_at_hand", lambda _: 0)
+    assert fitting(model, OBJECTIVE, SHAPE, CLASSES) == SIZES[-1:]
+
+
+def test_a_size_that_is_not_exact_here_is_passed_over(
+    model: nn.Module, exact: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(micro_batch, "fitting", lambda *_: SIZES)
+    exact -= {64, 32}
+    assert chosen(model, "auto") == 16
+    exact.clear()
+    assert chosen(model, "auto") == 16  # chosen once for a model and a process
+
+
+def test_no_exact_size_is_an_error(model: nn.Module, exact: set[int]) -> None:
+    exact.clear()
+    with pytest.raises(ConfigError, match="at 16 this machine gives a record another gradient"):
+        chosen(model, 16)
+    with pytest.raises(ConfigError, match="this machine gives a record another gradient"):
+        chosen(model, "auto")
+
+
+def test_gradients_that_differ_from_vmap_are_an_error(
+    model: nn.Module, exact: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(per_example, "agrees_with_vmap", lambda *_, **__: False)
+    with pytest.raises(ConfigError, match="come out wrong"):
+        chosen(model, 16)
+
+
+def test_a_configured_size_is_kept(model: nn.Module) -> None:
+    assert chosen(model, 16) == 16
+
+
+def test_memory_at_hand_is_less_than_the_machine_has() -> None:
+    assert 1 << 20 < memory_at_hand(torch.device("cpu")) < 1 << 50
