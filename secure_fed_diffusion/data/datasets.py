@@ -43,6 +43,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from secure_fed_diffusion.data.facts import NUMERALS, facts
 from secure_fed_diffusion.data.settings import DIRECTORY_VARIABLE, DataSettings
 from secure_fed_diffusion.errors import ConfigError, DataError
 
@@ -106,10 +107,8 @@ class DataFile:
 
     filename: str
     arrays: dict[str, str]
-    class_names: tuple[str, ...]
 
 
-_NUMERALS = tuple(str(digit) for digit in range(10))
 FILES: dict[str, DataFile] = {
     "mnist": DataFile(
         filename="mnist.npz",
@@ -119,7 +118,6 @@ FILES: dict[str, DataFile] = {
             "x_test": "2464f9fb40406d7393a5c95688822105de9683b3f12b280adac05f19592ccad9",
             "y_test": "759a6cad8f34f5b42cfcf12e5e813bacd0da9cfe5a8e3da853c6e72f8c375933",
         },
-        class_names=_NUMERALS,
     ),
     "fashion_mnist": DataFile(
         filename="fashion_mnist.npz",
@@ -129,9 +127,6 @@ FILES: dict[str, DataFile] = {
             "x_test": "01a86bccdcb5b6f42a06ca416619677ab342ad7142bd140af501f7c4aac22783",
             "y_test": "dd0133ced96a31972a2efe752d7ce29b9f64aae6f5dbcb5e74b398e8aa15c864",
         },
-        class_names=(
-            "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
-        ),
     ),
     "pneumonia": DataFile(
         filename="pneumonia_subset.npz",
@@ -143,7 +138,6 @@ FILES: dict[str, DataFile] = {
             "test_images": "4d925f66ad250bfb01e9661297ffc6eed464ee7b03fc3c63f361d0aca8a983f6",
             "test_labels": "bff89efa844e113bdd19a5b266ad5040885ef39348cec3c093127cdebbd15e2e",
         },
-        class_names=("normal", "pneumonia"),
     ),
 }  # fmt: skip
 
@@ -185,7 +179,7 @@ def _load_digits() -> Dataset:
     images = np.rint(values * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)  # ink levels were 0..16
     whole = ImageSet(images, labels.astype(np.int64))
     private, public, test = _stratified_split(whole.labels)
-    return Dataset("digits", _NUMERALS, whole.subset(private), whole.subset(public), whole.subset(test))
+    return Dataset("digits", NUMERALS, whole.subset(private), whole.subset(public), whole.subset(test))
 
 
 def _stratified_split(labels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.intp], ...]:
@@ -216,7 +210,7 @@ def _load_file(settings: DataSettings) -> Dataset:
         whole = _image_set(arrays["x_train"], arrays["y_train"])
         train, public = whole.subset(slice(None, -_N_PUBLIC)), whole.subset(slice(-_N_PUBLIC, None))
         test = _image_set(arrays["x_test"], arrays["y_test"])
-    return Dataset(settings.name, file.class_names, train, public, test)
+    return Dataset(settings.name, facts(settings.name).class_names, train, public, test)
 
 
 def _directory(settings: DataSettings, file: DataFile) -> Path:

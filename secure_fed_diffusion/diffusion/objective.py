@@ -20,38 +20,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from secure_fed_diffusion.errors import ConfigError
-
-PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}  # ours: diffusers'
-SCHEDULES = {"cosine": "squaredcos_cap_v2", "linear": "linear"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DiffusionSettings:
-    """The forward process and the target."""
-
-    prediction: str = "v"
-    schedule: str = "cosine"
-    timesteps: int = 1000
-    noise_multiplicity: int = 1  # K draws of (t, eps) a record and step
-
-    def __post_init__(self) -> None:
-        """Refuse unknown names and empty schedules."""
-        if self.prediction not in PREDICTIONS:
-            raise ConfigError(
-                f"expected one of {', '.join(PREDICTIONS)}, got {self.prediction!r}",
-                key="diffusion.prediction",
-            )
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(
-                f"expected one of {', '.join(SCHEDULES)}, got {self.schedule!r}", key="diffusion.schedule"
-            )
-        if self.timesteps < 2:
-            raise ConfigError(f"expected >= 2, got {self.timesteps}", key="diffusion.timesteps")
-        if self.noise_multiplicity < 1:
-            raise ConfigError(
-                f"expected >= 1, got {self.noise_multiplicity}", key="diffusion.noise_multiplicity"
-            )
+from secure_fed_diffusion.diffusion.settings import PREDICTIONS, SCHEDULES, DiffusionSettings
 
 
 def scheduler_config(settings: DiffusionSettings) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,26 +19,9 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 
 from secure_fed_diffusion.diffusion import class_conditional_pipeline
-from secure_fed_diffusion.diffusion.objective import DiffusionSettings, scheduler_config
+from secure_fed_diffusion.diffusion.objective import scheduler_config
+from secure_fed_diffusion.diffusion.settings import DiffusionSettings, SamplerSettings
 from secure_fed_diffusion.errors import ConfigError, RunError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplerSettings:
-    """Stochastic DDIM (Song et al. 2021, eq. 12): `eta` 1 adds DDPM's noise back, 0 is deterministic."""
-
-    steps: int = 50
-    eta: float = 1.0
-    batch: int = 250
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be sampled."""
-        if self.steps < 1:
-            raise ConfigError(f"expected >= 1, got {self.steps}", key="sampler.steps")
-        if not 0.0 <= self.eta <= 1.0:
-            raise ConfigError(f"expected 0 <= eta <= 1, got {self.eta}", key="sampler.eta")
-        if self.batch < 1:
-            raise ConfigError(f"expected >= 1, got {self.batch}", key="sampler.batch")
 
 
 def make_scheduler(settings: DiffusionSettings) -> DDIMScheduler:

@@ -40,6 +40,7 @@ class Terms:
     max_charges: Mapping[str, int] = field(default_factory=dict)  # most steps of a mechanism for one client
     note: str = ""
     owner: int | None = None  # the one client whose charges these are; None: those of a whole run
+    by_server: bool = False  # the coordinator's book: a charge for each client that it asked
 
     def __post_init__(self) -> None:
         if self.accountant not in get_args(Accountant):
@@ -55,6 +56,8 @@ class Terms:
             raise ConfigError("expected at least one mechanism and one view", key="terms")
         if self.owner is not None and (type(self.owner) is not int or self.owner < 0):
             raise ConfigError(f"expected a client id or none, got {self.owner!r}", key="owner")
+        if type(self.by_server) is not bool or (self.by_server and self.owner is not None):
+            raise ConfigError("expected true or false, and no owner of a coordinator's book", key="by_server")
         if unknown := set(self.max_charges) - set(self.mechanisms):
             raise ConfigError(f"no mechanism is called {sorted(unknown)}", key="max_charges")
         object.__setattr__(self, "mechanisms", MappingProxyType(dict(self.mechanisms)))
@@ -75,13 +78,15 @@ class Terms:
             "max_charges": dict(self.max_charges),
             "note": self.note,
         }
+        if self.by_server:
+            written["by_server"] = True
         return written if self.owner is None else {**written, "owner": self.owner}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Terms:
         """Return the terms that `to_dict` wrote."""
         expected = {item.name for item in fields(cls)}
-        if set(values) | {"owner"} != expected:
+        if set(values) | {"owner", "by_server"} != expected:
             raise ConfigError(f"expected the keys {sorted(expected)}, got {sorted(values)}", key="terms")
         return cls(
             **{

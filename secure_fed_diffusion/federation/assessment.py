@@ -6,7 +6,10 @@ nothing here is charged.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +27,7 @@ from secure_fed_diffusion.training.vectors import load_flat
 HOLDOUT_RECORDS = 256
 GRID_COLUMNS = 10
 GRID_STEPS = 50  # of stochastic DDIM, for grids that are drawn later
+NO_PUBLIC_DATA = "none: the server was given no public data"
 _CELL_PIXELS = 56  # height of an image in the grid, in whole multiples of its own
 _GAP_PIXELS, _GAP_GREY = 4, 96
 
@@ -52,6 +56,10 @@ class Assessment:
     def floor(self) -> dict[str, float]:
         """The FID of real public images against the test images."""
         return self._evaluator.floor
+
+    def each_round(self, weights: Tensor) -> dict[str, Any]:
+        """Return what every line of `metrics.jsonl` says of the model."""
+        return {"holdout_loss": self.holdout_loss(weights)}
 
     @torch.no_grad()
     def holdout_loss(self, weights: Tensor) -> float:
@@ -89,6 +97,38 @@ class Assessment:
         synthetic = self.synthesize(weights, seed)
         write_grid(synthetic, self._dataset.n_classes, grid)
         return self._evaluator.measure(synthetic, with_tstr=last or self._settings.evaluation.tstr_each)
+
+
+class SamplesOnly:
+    """What a server without any data can show: sample grids.  It measures nothing, and says so."""
+
+    floor: Mapping[str, float] = MappingProxyType({})
+
+    def __init__(self, settings: RunSettings, n_classes: int, model: nn.Module) -> None:
+        self._settings, self._n_classes, self._model = settings, n_classes, model
+
+    def each_round(self, weights: Tensor) -> dict[str, Any]:
+        """Say that nothing was measured."""
+        return {"evaluation": NO_PUBLIC_DATA}
+
+    def synthesize(self, weights: Tensor, seed: int) -> ImageSet:
+        """Draw images, as many of each class: the private mix would be a release."""
+        load_flat(self._model, weights)
+        labels = np.sort(np.arange(GRID_COLUMNS * self._n_classes) % self._n_classes)
+        images = sample(
+            self._model,
+            labels,
+            diffusion=self._settings.diffusion,
+            settings=self._settings.sampler,
+            patch=self._settings.model.patch,
+            seed=seed,
+        )
+        return ImageSet(images=images, labels=labels)
+
+    def measure(self, weights: Tensor, *, grid: Path, last: bool, seed: int) -> dict[str, float]:
+        """Write a PNG grid to `grid`; there are no metrics."""
+        write_grid(self.synthesize(weights, seed), self._n_classes, grid)
+        return {}
 
 
 def write_grid(images: ImageSet, n_classes: int, path: Path) -> None:

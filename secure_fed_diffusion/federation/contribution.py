@@ -36,6 +36,7 @@ from secure_fed_diffusion.training.local import (
     train_plain,
     train_private,
 )
+from secure_fed_diffusion.training.micro_batch import resolve
 from secure_fed_diffusion.training.per_example import micro_batches
 from secure_fed_diffusion.training.vectors import flatten, integer_sum, load_flat
 
@@ -106,7 +107,8 @@ class Contributor:
         sample = self._sample(release.mechanism.sampling_rate, len(planted))
         real = sample < len(self.images)
         records = self.data.records(sample[real], self.objective, key)
-        chunks = micro_batches(self.model, self.objective, records, recipe.micro_batch)
+        size = self._micro_batch(recipe.micro_batch)
+        chunks = micro_batches(self.model, self.objective, records, size)
         total = np.pad(integer_sum(chunks, release.grid, self.plan.dimension), (0, release.canaries))
         if self.planted is None or not release.canaries:
             return total
@@ -118,10 +120,23 @@ class Contributor:
             dimension=self.plan.dimension,
             n_canaries=release.canaries,
             clip_norm=release.grid.clip_norm,
-            micro_batch=recipe.micro_batch,
+            micro_batch=size,
         )
         as_chunks = ({"canaries": torch.from_numpy(part)} for part in rows)
         return total + integer_sum(as_chunks, release.grid, release.length)
+
+    def _micro_batch(self, configured: int | str) -> int:
+        """Return how many records' gradients are computed at once: on this machine, where that is "auto"."""
+        if isinstance(configured, int):
+            return configured
+        _, channels, height, width = self.data.images.shape
+        return resolve(
+            configured,
+            self.model,
+            self.objective,
+            image_shape=(channels, height, width),
+            n_classes=self.plan.n_classes,
+        )
 
     def _update(
         self, release: Release, weights: npt.NDArray[np.float32], key: DrawKey
@@ -145,7 +160,7 @@ class Contributor:
                 divisor=recipe.divisor,
                 grid=release.grid,
                 noise_stddev=release.mechanism.share_stddev,
-                micro_batch=recipe.micro_batch,
+                micro_batch=self._micro_batch(recipe.micro_batch),
                 key=key,
                 sampling_entropy=self.coins,
                 noise_entropy=self.entropy,

@@ -64,6 +64,11 @@ class Folder:
         """Every head of a ledger that a client signed, as the server took it."""
         return self.root / HEADS
 
+    @property
+    def attempts(self) -> Path:
+        """Which attempts were opened, where the clients are other processes."""
+        return self.root / "attempts.txt"
+
     def client(self, client_id: int) -> Path:
         """What one client keeps for itself: its signing key, and its peers' heads."""
         return self.root / CLIENTS / f"{client_id:04d}"
@@ -93,8 +98,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def open_ledger(folder: Folder, plan: Plan, config_text: str, *, resume: bool) -> tuple[Ledger, str]:
+def open_ledger(
+    folder: Folder, plan: Plan, config_text: str, *, resume: bool, by_server: bool = False
+) -> tuple[Ledger, str]:
     """Begin the folder, or go on with it; return the ledger and the run's id.
+
+    `by_server`: the ledger is the coordinator's book, each client keeps its own.
 
     Raises:
         RunError: the folder is taken, holds no run, or was begun under other settings.
@@ -104,9 +113,9 @@ def open_ledger(folder: Folder, plan: Plan, config_text: str, *, resume: bool) -
         if not folder.ledger.exists():
             raise RunError(f"{folder.root} holds no run to resume: there is no {folder.ledger.name}")
         if b"\n" not in folder.ledger.read_bytes():  # killed before its first line: nothing was begun
-            return _begin(folder, plan, config_text, digest)
+            return _begin(folder, plan, config_text, digest, by_server)
         ledger = Ledger.open(folder.ledger)
-        if ledger.terms != plan.terms(ledger.terms.run_id, digest):
+        if ledger.terms != plan.terms(ledger.terms.run_id, digest, by_server=by_server):
             ledger.close()
             raise RunError(f"{folder.root} was begun under other settings; resume with its own config.toml")
         folder.config.write_text(config_text, encoding="utf-8")  # a kill may have come before it was there
@@ -114,12 +123,12 @@ def open_ledger(folder: Folder, plan: Plan, config_text: str, *, resume: bool) -
     if folder.root.exists() and any(folder.root.iterdir()):
         raise RunError(f"{folder.root} is not empty: choose another folder, or --resume the run in it")
     folder.root.mkdir(parents=True, exist_ok=True)
-    return _begin(folder, plan, config_text, digest)
+    return _begin(folder, plan, config_text, digest, by_server)
 
 
-def _begin(folder: Folder, plan: Plan, config_text: str, digest: str) -> tuple[Ledger, str]:
+def _begin(folder: Folder, plan: Plan, config_text: str, digest: str, by_server: bool) -> tuple[Ledger, str]:
     run_id = system(16).hex()
-    ledger = Ledger.create(folder.ledger, plan.terms(run_id, digest))
+    ledger = Ledger.create(folder.ledger, plan.terms(run_id, digest, by_server=by_server))
     folder.config.write_text(config_text, encoding="utf-8")
     return ledger, run_id
 
@@ -154,6 +163,21 @@ def open_identities(folder: Folder, ledger: Ledger, n_clients: int, *, entropy: 
         heads=HeadBook(run_id, roster, folder.heads, keep_all=True),
         peers={c: HeadBook(run_id, roster, folder.client(c) / PEERS) for c in keys},
     )
+
+
+def adopt_roster(folder: Folder, ledger: Ledger, roster: Roster) -> HeadBook:
+    """Keep the roster that the coordinator was given, or find the same one again; return its book of heads.
+
+    Raises:
+        RunError: the run was begun with another roster.
+    """
+    if folder.roster.exists():
+        if read_roster(folder.roster).root != roster.root:
+            ledger.close()
+            raise RunError(f"{folder.root} was begun with another roster than the one given now")
+    else:
+        write_roster(folder.roster, roster)
+    return HeadBook(ledger.terms.run_id, roster, folder.heads, keep_all=True)
 
 
 def _keys(

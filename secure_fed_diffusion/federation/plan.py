@@ -23,12 +23,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from secure_fed_diffusion import secagg
-from secure_fed_diffusion.diffusion.objective import DiffusionSettings
-from secure_fed_diffusion.dp.accounting import epsilon
-from secure_fed_diffusion.dp.calibration import calibrate
-from secure_fed_diffusion.dp.mechanism import CLIENT_SAMPLING, Mechanism, View
+from secure_fed_diffusion.diffusion.settings import DiffusionSettings
+from secure_fed_diffusion.dp.mechanism import CLIENT_SAMPLING, View
 from secure_fed_diffusion.dp.terms import Terms
-from secure_fed_diffusion.errors import BudgetExceededError, ConfigError
+from secure_fed_diffusion.errors import ConfigError
+from secure_fed_diffusion.federation.checks import (
+    check_canaries,
+    check_threshold,
+    guard_view,
+    noise_multiplier_for,
+    remarks,
+)
 from secure_fed_diffusion.federation.release import Release, ReleasePlanner
 from secure_fed_diffusion.federation.schedule import (
     ReleaseName,
@@ -119,24 +124,13 @@ class Plan:
         return f"{self.secure_sum.profile}, {meaning[self.secure_sum.profile]}"
 
     def remarks(self) -> list[str]:
-        """Say what is allowed and probably not meant: a large δ, a rehearsed loss that cannot happen."""
-        cohorts = {planned.number: planned.cohort for planned in self.rounds}
-        idle = [
-            f"client {event.client} is in no round {event.round}: it will not vanish there"
-            for event in self.federation.vanish
-            if event.client not in cohorts.get(event.round, ())
-        ]
-        declared = self.federation.declared_records
-        if self.mode == "none" or self.privacy.delta * declared < 1.0:
-            return idle
-        return [
-            f"privacy.delta={self.privacy.delta:g} is not below one over the {declared:,} records declared: "
-            "it would allow a mechanism that publishes some record whole",
-            *idle,
-        ]
+        """Say what is allowed and probably not meant."""
+        return remarks(self.mode, self.federation, self.privacy, self.rounds)
 
-    def terms(self, run_id: str, config_digest: str) -> Terms:
-        """Return the first line of this plan's ledger."""
+    def terms(
+        self, run_id: str, config_digest: str, *, owner: int | None = None, by_server: bool = False
+    ) -> Terms:
+        """Return the terms of this plan's ledger: a whole run's, one client's, or the server's book."""
         return Terms(
             run_id=run_id,
             config_digest=config_digest,
@@ -148,17 +142,35 @@ class Plan:
             views=self.views(),
             max_charges={} if self.mode == "none" else self.max_charges(),
             note=f"{CLIENT_SAMPLING} Secure sum: {self._profile}.",
+            owner=owner,
+            by_server=by_server,
         )
 
+    @property
+    def rounds_per_setup(self) -> int:
+        """How many rounds one key set-up pays for; at 1 each attempt makes its own."""
+        return self.secure_sum.rounds_per_setup
+
+    def slots(self, release: ReleaseName) -> int:
+        """Return how many attempts a set-up for several rounds pays for: no more than were planned."""
+        planned = sum(planned.release == release for planned in self.rounds)
+        return max(1, min(self.rounds_per_setup, planned + self.federation.reserved_attempts))
+
     def secagg_params(self, release: ReleaseName) -> secagg.SecAggParams:
-        """Return the parameters of the secure sum of `release`."""
+        """Return the parameters of the secure sum of `release`.
+
+        A set-up for several rounds is one of all clients.  Its slot 0, bound to the set-up itself, carries
+        nothing: the slots from 1 on are bound to the rounds that use them up.
+        """
+        several = self.rounds_per_setup > 1
         return secagg.SecAggParams(
-            n_clients=self.federation.clients_per_round,
+            n_clients=self.federation.clients if several else self.federation.clients_per_round,
             threshold=self.secure_sum.threshold,
             dimension=self.releases[release].length,
             modulus_bits=self.releases[release].modulus_bits,
             n_neighbours=self.secure_sum.n_neighbours,
             profile=self.secure_sum.profile,
+            n_rounds=self.slots(release) + 1 if several else 1,
         )
 
     def session(
@@ -182,15 +194,31 @@ class Plan:
             roster=roster if self.secure_sum.profile == "active" else None,
         )
 
+    def setup_session(
+        self, run_id: str, release: ReleaseName, nonce: bytes, *, roster: secagg.Roster | None = None
+    ) -> secagg.Session:
+        """Return the session of a key set-up for several rounds of `release`; `nonce` tells two apart."""
+        return secagg.Session(
+            run_id=f"{run_id}/{self.digest}/{release}/{nonce.hex()}".encode(),
+            round=0,
+            attempt=0,
+            cohort=tuple(range(self.federation.clients)),
+            params=self.secagg_params(release),
+            model_digest=bytes(32),
+            roster=roster if self.secure_sum.profile == "active" else None,
+        )
+
     def policy(self) -> secagg.Policy:
         """Return what each client insists on, whatever the server proposes."""
         federation, secure_sum = self.federation, self.secure_sum
+        several = self.rounds_per_setup > 1
         return secagg.Policy(
-            min_cohort=federation.clients_per_round,
+            min_cohort=federation.clients if several else federation.clients_per_round,
             min_survivors=max(2, federation.min_survivors),
             min_threshold=secure_sum.threshold,
             min_neighbours=secure_sum.n_neighbours or 2,
             colluders=federation.colluders,
+            max_rounds=self.rounds_per_setup + 1 if several else 1,
             profiles=(secure_sum.profile,),
         )
 
@@ -227,8 +255,8 @@ def make_plan(
     """
     mode = privacy.mode
     recipe: ModeSettings = getattr(modes, mode)
-    _check_threshold(mode, federation, secure_sum)
-    _check_canaries(mode, canaries)
+    check_threshold(mode, federation, secure_sum)
+    check_canaries(mode, canaries)
     planner = ReleasePlanner(
         mode=mode,
         recipe=recipe,
@@ -257,11 +285,13 @@ def make_plan(
         dimension=dimension,
         releases=trial.releases(1.0),
         rounds=make_schedule(federation, n_prototypes=warmup.draws, n_training=recipe.rounds, seed=seed),
-        guard=_guard(mode, federation),
+        guard=guard_view(mode, federation),
         noise_multiplier=0.0,
         canaries=canaries,
     )
-    multiplier = 0.0 if mode == "none" else _noise_for(unchecked, trial)
+    multiplier = 0.0
+    if mode != "none":
+        multiplier = noise_multiplier_for(privacy, unchecked.guard, unchecked.max_charges(), trial)
     plan = replace(unchecked, releases=planner.releases(multiplier), noise_multiplier=multiplier)
     for name in plan.releases:
         try:
@@ -269,100 +299,3 @@ def make_plan(
         except ConfigError as error:
             raise ConfigError(error.reason, key=f"secagg.{error.key}") from error
     return plan
-
-
-def _noise_for(plan: Plan, planner: ReleasePlanner) -> float:
-    """Return the multiplier of the training release that keeps the whole plan in its budget.
-
-    Raises:
-        BudgetExceededError: the configured multiplier, or the warm-up alone, overspends.
-        PrivacyError: no multiplier meets the budget.
-    """
-    privacy, most = plan.privacy, plan.max_charges()
-
-    def counts(multiplier: float) -> dict[Mechanism, int]:
-        releases = planner.releases(multiplier)
-        return {release.mechanism: most[name] for name, release in releases.items() if most[name] > 0}
-
-    def cost(steps: Mapping[Mechanism, int]) -> float:
-        return epsilon(steps, delta=privacy.delta, view=plan.guard, accountant=privacy.accountant)
-
-    warm_up = plan.releases["prototypes"].mechanism
-    alone = cost({warm_up: most["prototypes"]}) if most["prototypes"] else 0.0
-    if alone >= privacy.epsilon:  # no noise on the training could make up for it
-        raise BudgetExceededError(
-            f"privacy.epsilon={privacy.epsilon:g} is less than the warm-up alone costs, {alone:.3g}: raise "
-            f"warmup.noise_multiplier={plan.warmup.noise_multiplier:g} or lower "
-            f"warmup.draws={plan.warmup.draws}"
-        )
-    if privacy.noise_multiplier is not None:
-        asked = cost(counts(privacy.noise_multiplier))
-        if asked > privacy.epsilon:
-            raise BudgetExceededError(
-                f"privacy.noise_multiplier={privacy.noise_multiplier:g} would spend ε = {asked:.4g} in the "
-                f"view {plan.guard.key}, privacy.epsilon={privacy.epsilon:g}"
-            )
-        return privacy.noise_multiplier
-    return calibrate(
-        counts,
-        target_epsilon=privacy.epsilon,
-        delta=privacy.delta,
-        view=plan.guard,
-        accountant=privacy.accountant,
-    )
-
-
-def _check_threshold(mode: Mode, federation: FederationSettings, secure_sum: SecureSumSettings) -> None:
-    cohort, colluders, threshold = federation.clients_per_round, federation.colluders, secure_sum.threshold
-    if threshold > cohort:
-        raise ConfigError(
-            f"expected secagg.threshold <= federation.clients_per_round={cohort}, got {threshold}",
-            key="secagg.threshold",
-        )
-    if secure_sum.n_neighbours is not None and mode in ("distributed", "client"):
-        raise ConfigError(
-            f"mode {mode} needs the complete graph, got {secure_sum.n_neighbours}: where clients mask with "
-            "few others, a sum may come in pieces, each with fewer noise shares than the budget needs",
-            key="secagg.n_neighbours",
-        )
-    holders = cohort if secure_sum.n_neighbours is None else secure_sum.n_neighbours + 1
-    if 2 * threshold <= holders + colluders:
-        raise ConfigError(
-            f"expected 2 * threshold > holders + colluders = {holders} + {colluders} (a server that shows "
-            f"two survivor lists would learn one input), got 2 * {threshold}",
-            key="secagg.threshold",
-        )
-    if secure_sum.n_neighbours is None and federation.min_survivors < threshold:
-        raise ConfigError(
-            f"expected min_survivors >= secagg.threshold={threshold}, got {federation.min_survivors}",
-            key="federation.min_survivors",
-        )
-
-
-def _check_canaries(mode: Mode, canaries: int) -> None:
-    """Refuse canaries where no coordinate can be appended to what is clipped.
-
-    Raises:
-        ConfigError: with the reason of the mode.
-    """
-    reasons = {
-        "none": "adds no noise, so there is no bound to audit",
-        "local": "takes several steps on the model's own parameters, and a coordinate beside them would not "
-        "be stepped along",
-        "client": "clips whole client updates, so a canary would have to be a client",
-    }
-    if canaries and mode in reasons:
-        raise ConfigError(
-            f"canaries are for the modes distributed and central: mode {mode} {reasons[mode]}",
-            key="audit.canaries",
-        )
-
-
-def _guard(mode: Mode, federation: FederationSettings) -> View:
-    match mode:
-        case "distributed" | "client":
-            return View(name="sum", colluders=federation.colluders)
-        case "local":
-            return View(name="raw_update")
-        case "central" | "none":
-            return View(name="released_model")

@@ -3,6 +3,9 @@
 A round is a sequence of exchanges, frames out and frames back, until the server knows its sum.  A round
 that fails after frames left is charged and done again under a new attempt, with fresh noise and a fresh
 sample, as often as the plan reserved.
+
+Exchanges are what a round waits for.  Each with its own key set-up takes 4 (5 under the profile active); one
+in a set-up for several rounds takes 2 (3), and the first of them the set-up's 2 besides.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +21,20 @@ import numpy.typing as npt
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.engines.in_process import Engine
 from secure_fed_diffusion.errors import PrivacyError, RunError, SecureAggregationError
+from secure_fed_diffusion.federation.messages import count_bytes
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.schedule import Round
 from secure_fed_diffusion.federation.server import Server
+from secure_fed_diffusion.secagg.phases import ROUND_START, SETUP_PHASES
 
 Note = Callable[[str], None]
+
+
+class Attempts(Protocol):
+    """The part of a ledger that the loop needs."""
+
+    def attempts(self, round: int) -> int:  # noqa: A002
+        """Return the first attempt at a round, counted from 0, that was not made."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,9 +51,17 @@ class Outcome:
     seconds: dict[str, float]
 
     @property
+    def exchanges(self) -> int:
+        """How often frames went out and answers were waited for."""
+        return len(self.frames)
+
+    @property
     def bytes_up(self) -> int:
         """Bytes that the clients sent."""
         return sum(len(frame) for sent in self.frames.values() for frame in sent.values())
+
+
+_PARTS = ("clients", "key_setup", "secure_aggregation")
 
 
 @dataclass(slots=True)
@@ -52,11 +72,17 @@ class _Tally:
     dropped: dict[int, str] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
     bytes_down: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: {"clients": 0.0, "secure_aggregation": 0.0})
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_PARTS, 0.0))
+
+    def add(self, phase: str, seconds: float, *, at_clients: bool = False) -> None:
+        """Count seconds: what clients take to compute apart from what the protocol takes."""
+        computing = at_clients and phase in (ROUND_START, "plain")
+        protocol = "key_setup" if phase in SETUP_PHASES else "secure_aggregation"
+        self.seconds["clients" if computing else protocol] += seconds
 
 
 def run_rounds(
-    plan: Plan, server: Server, engine: Engine, ledger: Ledger, *, first: int, note: Note
+    plan: Plan, server: Server, engine: Engine, ledger: Attempts, *, first: int, note: Note
 ) -> Iterator[Outcome]:
     """Yield each round's outcome from round `first` on; the caller applies it before the next begins.
 
@@ -87,23 +113,24 @@ def _attempt(server: Server, engine: Engine, planned: Round, attempt: int) -> Ou
     outgoing = server.open(planned.number, attempt)
     while outgoing:
         phase = server.phase
-        tally.bytes_down += sum(len(frame) for frame in outgoing.values())
+        tally.bytes_down += count_bytes(outgoing)
         replies = engine.exchange(outgoing, round=planned.number, phase=phase)
         tally.frames[phase] = replies.frames
-        part = "clients" if phase in ("masked_input", "plain") else "secure_aggregation"
-        tally.seconds[part] += replies.client_seconds
+        tally.add(phase, replies.client_seconds, at_clients=True)
         for client_id in outgoing:
             if client_id not in replies.frames:
-                tally.dropped[client_id] = phase
+                tally.dropped.setdefault(client_id, phase)
         tally.reasons |= {c: str(error) for c, error in replies.refusals.items()}
         started = time.perf_counter()
         try:
             outgoing = server.take(replies.frames)
         except (SecureAggregationError, PrivacyError) as error:
             raise _with_reasons(error, tally.reasons | server.refused) from error
-        tally.seconds["secure_aggregation"] += time.perf_counter() - started
+        tally.add(phase, time.perf_counter() - started)
         for client_id in server.refused:
             tally.dropped.setdefault(client_id, phase)
+    for client_id in server.out_of_setup:  # of this round's set-up, or of one before
+        tally.dropped.setdefault(client_id, "share_keys")
     started = time.perf_counter()
     total = server.total()
     tally.seconds["server"] = time.perf_counter() - started
@@ -112,7 +139,7 @@ def _attempt(server: Server, engine: Engine, planned: Round, attempt: int) -> Ou
         attempt=attempt,
         total=total,
         survivors=server.survivors,
-        dropped=tally.dropped,
+        dropped={c: phase for c, phase in tally.dropped.items() if c in planned.cohort},
         frames=tally.frames,
         bytes_down=tally.bytes_down,
         seconds=tally.seconds,
@@ -146,6 +173,7 @@ def record(plan: Plan, ledger: Ledger, outcome: Outcome) -> dict[str, Any]:
         "budget_epsilon": plan.budget_epsilon,
         "guard_view": plan.guard.key,
         "attempt": outcome.attempt,
+        "exchanges": outcome.exchanges,
         "cohort": list(outcome.planned.cohort),
         "survivors": list(outcome.survivors),
         "dropped": {str(client_id): phase for client_id, phase in outcome.dropped.items()},

@@ -20,8 +20,9 @@ from secure_fed_diffusion.evaluation.attacks import WARNING as ATTACKS_WARNING
 from secure_fed_diffusion.evaluation.attacks import Attacks
 from secure_fed_diffusion.evaluation.membership import Guarantee
 from secure_fed_diffusion.federation import checkpoint, server_view
-from secure_fed_diffusion.federation.assessment import Assessment
+from secure_fed_diffusion.federation.assessment import Assessment, SamplesOnly
 from secure_fed_diffusion.federation.auditor import Auditor
+from secure_fed_diffusion.federation.book import Book
 from secure_fed_diffusion.federation.folder import (
     Folder,
     read_lines,
@@ -55,10 +56,11 @@ class Run:
     server: Server
     engine: Engine
     ledger: Ledger
-    assessment: Assessment
+    assessment: Assessment | SamplesOnly
     class_names: tuple[str, ...]
     finished_round: int
     shared: SharedBudget | None = None
+    book: Book | None = None  # where the clients are other processes
     auditor: Auditor | None = None
     attacks: Attacks | None = None
 
@@ -72,7 +74,7 @@ class Run:
             self.plan,
             self.server,
             self.engine,
-            self.ledger,
+            self.book or self.ledger,
             first=self.finished_round + 1,
             note=observer.note,
         )
@@ -97,7 +99,7 @@ class Run:
         line = record(self.plan, self.ledger, outcome)
         started = time.perf_counter()
         weights = self.server.average.average
-        line["holdout_loss"] = self.assessment.holdout_loss(weights)
+        line |= self.assessment.each_round(weights)
         if last or self._due(number):
             line |= self.assessment.floor | self.assessment.measure(
                 weights, grid=self.folder.grid(number), last=last, seed=self.settings.run.seed + number

@@ -25,11 +25,12 @@ from secure_fed_diffusion.entropy import Entropy, system
 from secure_fed_diffusion.errors import LedgerError, SecureAggregationError, UnderNoisedError
 from secure_fed_diffusion.federation.class_means import estimate_means
 from secure_fed_diffusion.federation.heads import HeadBook, detach
-from secure_fed_diffusion.federation.messages import Announcement, decode_plain, wrap
+from secure_fed_diffusion.federation.messages import Announcement, decode_plain
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.release import Release, draw_noise
 from secure_fed_diffusion.federation.settings import StepSettings
 from secure_fed_diffusion.federation.strategies import AdamOnGradients, FederatedAveraging, Strategy
+from secure_fed_diffusion.federation.sums import SecureSums
 from secure_fed_diffusion.secagg.encoding import centred
 from secure_fed_diffusion.training.vectors import flatten, load_flat
 from secure_fed_diffusion.training.warmup import train_on_means
@@ -51,11 +52,9 @@ class Server:
         roster: secagg.Roster | None = None,
         entropy: Entropy = system,
     ) -> None:
-        self._run_id = run_id
         self._plan = plan
         self._objective = objective
         self._heads = heads
-        self._roster = roster
         self._entropy = entropy
         self.model = model
         recipe = plan.recipe
@@ -66,7 +65,7 @@ class Server:
         )
         self.average = ExponentialMovingAverage(flatten(model), recipe.ema_decay)
         self._means: list[npt.NDArray[np.float32]] = []
-        self._secagg: secagg.Server | None = None
+        self._sums = SecureSums(run_id, plan, roster=roster, entropy=entropy) if plan.masked else None
         self._plain: dict[int, npt.NDArray[np.uint64]] = {}
         self._number = 0
         self.refused: dict[int, str] = {}
@@ -74,27 +73,26 @@ class Server:
     @property
     def phase(self) -> str:
         """The phase whose answers are awaited: one of the secure sum's, or "plain"."""
-        return PLAIN if self._secagg is None else self._secagg.phase
+        return PLAIN if self._sums is None else self._sums.machine.phase
 
     @property
     def _release(self) -> Release:
         return self._plan.releases[self._plan.rounds[self._number - 1].release]
 
-    def open(self, number: int, attempt: int) -> dict[int, bytes]:
-        """Begin an attempt at round `number`; return the frame for each client of its cohort."""
+    def open(self, number: int, attempt: int) -> Mapping[int, bytes]:
+        """Begin an attempt at round `number`; return the frame for each client that it begins with.
+
+        Those are its cohort, or all clients where a new set-up for several rounds comes first.
+        """
         self._number = number
         self._plain, self.refused = {}, {}
         heads = tuple(self._heads.latest.values()) if self._heads else ()
         announcement = Announcement(number, attempt, flatten(self.model).numpy(), heads)
-        self._secagg = None
-        if self._plan.masked:
-            session = self._plan.session(
-                self._run_id, number, attempt, announcement.model_digest, roster=self._roster
-            )
-            self._secagg = secagg.Server(session)
+        if self._sums is not None:
+            return self._sums.open(announcement)
         return dict.fromkeys(self._plan.rounds[number - 1].cohort, announcement.encode())
 
-    def take(self, replies: Mapping[int, bytes]) -> dict[int, bytes]:
+    def take(self, replies: Mapping[int, bytes]) -> Mapping[int, bytes]:
         """Take the answers of the current phase; return the frames of the next, or {} once the sum is known.
 
         A frame that is refused costs its sender the round and nobody else; `refused` says why.
@@ -103,21 +101,30 @@ class Server:
             TooFewClientsError: below the threshold.
             UnderNoisedError: enough for the threshold, too few for the noise.
         """
-        if self._secagg is None:
+        if self._sums is None:
             self._take_plain(replies)
             return {}
-        phase = self._secagg.phase
+        phase = self.phase
         for client_id, frame in replies.items():
             try:
                 inner = self._heard(client_id, frame) if phase == "masked_input" else frame
-                self._secagg.receive(client_id, inner)
+                self._sums.receive(client_id, inner)
             except (SecureAggregationError, LedgerError) as error:
                 self.refused[client_id] = str(error)
         self._save_heads()
         if phase == "masked_input":
-            self._require_noise(len(self._secagg.heard))
-        frames = self._secagg.advance()
-        return {client_id: wrap(self._secagg.phase, frame) for client_id, frame in frames.items()}
+            self._require_noise(len(self._sums.machine.heard))
+        frames = self._sums.advance()
+        if self._plan.rounds_per_setup > 1 and self.phase == "masked_input":
+            self._require_noise(len(frames))  # before anybody pays
+        return frames
+
+    @property
+    def out_of_setup(self) -> tuple[int, ...]:
+        """The clients of the round's cohort that are not in the set-up, and so not asked; () before it."""
+        if self._sums is None:
+            return ()
+        return self._sums.left_out
 
     def _take_plain(self, replies: Mapping[int, bytes]) -> None:
         for client_id, frame in replies.items():
@@ -151,15 +158,15 @@ class Server:
     @property
     def survivors(self) -> tuple[int, ...]:
         """Whose contributions the sum holds."""
-        return tuple(sorted(self._plain)) if self._secagg is None else self._secagg.survivors
+        return tuple(sorted(self._plain)) if self._sums is None else self._sums.machine.survivors
 
     def total(self) -> npt.NDArray[np.int64]:
         """Return the sum as centred integers (length,), with the trusted server's noise in `central`."""
         release = self._release
-        if self._secagg is None:
+        if self._sums is None:
             ring = np.sum(list(self._plain.values()), axis=0, dtype=np.uint64)
         else:
-            ring = self._secagg.total.astype(np.uint64)
+            ring = self._sums.machine.total.astype(np.uint64)
         total = centred(ring, release.modulus_bits)
         if release.mechanism.server_stddev:
             total += draw_noise(release.mechanism.server_stddev, len(total), self._entropy)

@@ -17,7 +17,7 @@ from secure_fed_diffusion.secagg.encoding import unpack
 from secure_fed_diffusion.secagg.signing import SIGNATURE_BYTES
 
 CONTENT = {
-    "advertise": "two one-time public keys a client",
+    "advertise": "one-time public keys: two a client, or one more for each further round of the set-up",
     "share_keys": "sealed shares that only their addressees can open",
     "masked_input": "one vector a client, uniform to whoever lacks the masks",
     "choose": "the neighbours that each client drew",

@@ -13,113 +13,12 @@ from typing import Literal, get_args
 
 from secure_fed_diffusion.audit.settings import AuditSettings
 from secure_fed_diffusion.data.settings import DataSettings
-from secure_fed_diffusion.diffusion.objective import DiffusionSettings
-from secure_fed_diffusion.diffusion.sampler import SamplerSettings
-from secure_fed_diffusion.diffusion.unet import ModelSettings
-from secure_fed_diffusion.errors import ConfigError
+from secure_fed_diffusion.diffusion.settings import DiffusionSettings, ModelSettings, SamplerSettings
 from secure_fed_diffusion.evaluation.settings import EvaluationSettings
-from secure_fed_diffusion.secagg.params import MAX_MODULUS_BITS, MIN_MODULUS_BITS
+from secure_fed_diffusion.federation.participation import FederationSettings, SecureSumSettings, require
 
 Mode = Literal["none", "central", "local", "distributed", "client"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-
-
-def _require(condition: bool, key: str, expected: str, value: object) -> None:
-    if not condition:
-        raise ConfigError(f"expected {expected}, got {value!r}", key=key)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vanish:
-    """A rehearsed loss: `client` is gone from before it sends `phase` of `round`, for that round."""
-
-    round: int
-    client: int
-    phase: str = "masked_input"
-
-    def __post_init__(self) -> None:
-        """Refuse phases in which no client sends."""
-        phases = ("advertise", "choose", "share_keys", "masked_input", "consistency", "unmask")
-        _require(self.phase in phases, "federation.vanish.phase", f"one of {', '.join(phases)}", self.phase)
-        _require(self.round >= 1, "federation.vanish.round", "a round counted from 1", self.round)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FederationSettings:
-    """Who takes part in a round.
-
-    `min_survivors` is the least number of contributions a released sum may hold; the noise is
-    calibrated so that this many, less `colluders`, already suffice.  `reserved_attempts` repeats, over the
-    whole run, are paid for in advance: a round that failed after its frames left is charged and done again.
-    `declared_records` is what the clients say in public that they hold together; it sizes the rings, so a
-    wrong figure costs correctness of the sum at worst, never privacy.
-    `masked` is for the modes that promise nothing against the server (`none`, `central`) alone.
-    """
-
-    clients: int = 8
-    clients_per_round: int = 6
-    colluders: int = 1
-    min_survivors: int = 5
-    reserved_attempts: int = 2
-    declared_records: int = 1200
-    masked: bool = True
-    vanish: tuple[Vanish, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse cohorts that cannot be formed."""
-        _require(self.clients >= 2, "federation.clients", ">= 2", self.clients)
-        _require(
-            2 <= self.clients_per_round <= self.clients,
-            "federation.clients_per_round",
-            f"2 <= clients_per_round <= federation.clients={self.clients}",
-            self.clients_per_round,
-        )
-        _require(
-            1 <= self.min_survivors <= self.clients_per_round,
-            "federation.min_survivors",
-            f"1 <= min_survivors <= federation.clients_per_round={self.clients_per_round}",
-            self.min_survivors,
-        )
-        _require(
-            0 <= self.colluders < self.min_survivors,
-            "federation.colluders",
-            f"0 <= colluders < federation.min_survivors={self.min_survivors}",
-            self.colluders,
-        )
-        _require(self.declared_records >= 1, "federation.declared_records", ">= 1", self.declared_records)
-        _require(self.reserved_attempts >= 0, "federation.reserved_attempts", ">= 0", self.reserved_attempts)
-        for event in self.vanish:
-            _require(
-                0 <= event.client < self.clients,
-                "federation.vanish.client",
-                f"a client in 0..{self.clients - 1}",
-                event.client,
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SecureSumSettings:
-    """The secure aggregation of one round; `modulus_bits` "auto" is the narrowest ring with headroom.
-
-    `profile` "active" holds against a server that lies: clients sign every frame and the survivor list.
-    "semi_honest" needs one exchange less, and a server that follows the protocol.
-    """
-
-    profile: Literal["active", "semi_honest"] = "active"
-    threshold: int = 5
-    n_neighbours: int | None = None
-    modulus_bits: int | Literal["auto"] = "auto"
-
-    def __post_init__(self) -> None:
-        """Refuse rings that do not exist."""
-        bits = self.modulus_bits
-        _require(
-            bits == "auto" or MIN_MODULUS_BITS <= bits <= MAX_MODULUS_BITS,
-            "secagg.modulus_bits",
-            f'"auto" or {MIN_MODULUS_BITS} <= modulus_bits <= {MAX_MODULUS_BITS}',
-            bits,
-        )
-        _require(self.threshold >= 2, "secagg.threshold", ">= 2", self.threshold)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,23 +42,23 @@ class PrivacySettings:
 
     def __post_init__(self) -> None:
         """Refuse budgets that are no budgets."""
-        _require(math.isfinite(self.epsilon) and self.epsilon > 0, "privacy.epsilon", "> 0", self.epsilon)
-        _require(0 < self.delta < 1, "privacy.delta", "0 < delta < 1", self.delta)
+        require(math.isfinite(self.epsilon) and self.epsilon > 0, "privacy.epsilon", "> 0", self.epsilon)
+        require(0 < self.delta < 1, "privacy.delta", "0 < delta < 1", self.delta)
         fixed = self.noise_multiplier
-        _require(
+        require(
             fixed is None or (math.isfinite(fixed) and fixed > 0), "privacy.noise_multiplier", "> 0", fixed
         )
         shared = self.shared_epsilon
-        _require(
+        require(
             shared is None or (math.isfinite(shared) and shared > 0), "privacy.shared_epsilon", "> 0", shared
         )
-        _require(
+        require(
             self.shared_ledger is None or Path(self.shared_ledger).expanduser().is_absolute(),
             "privacy.shared_ledger",
             "an absolute path, the same file from wherever a run is started",
             self.shared_ledger,
         )
-        _require(
+        require(
             (self.shared_ledger is None) == (shared is None),
             "privacy.shared_ledger",
             "privacy.shared_ledger and privacy.shared_epsilon together",
@@ -171,16 +70,18 @@ def _check_common(settings: object, mode: str) -> None:
     """Check the fields that the mode tables share, where a table has them."""
     for name in ("rounds", "batch", "divisor", "micro_batch"):
         value = getattr(settings, name, 1)
-        _require(value >= 1, f"modes.{mode}.{name}", ">= 1", value)
+        if value == "auto":
+            continue
+        require(value >= 1, f"modes.{mode}.{name}", ">= 1", value)
     for name in ("learning_rate", "clip_norm", "local_epochs", "update_range"):
         value = getattr(settings, name, 1.0)
-        _require(math.isfinite(value) and value > 0, f"modes.{mode}.{name}", "> 0", value)
+        require(math.isfinite(value) and value > 0, f"modes.{mode}.{name}", "> 0", value)
     rate = getattr(settings, "sampling_rate", 1.0)
-    _require(0 < rate <= 1, f"modes.{mode}.sampling_rate", "0 < sampling_rate <= 1", rate)
+    require(0 < rate <= 1, f"modes.{mode}.sampling_rate", "0 < sampling_rate <= 1", rate)
     prox = getattr(settings, "prox_mu", 0.0)
-    _require(math.isfinite(prox) and prox >= 0, f"modes.{mode}.prox_mu", ">= 0", prox)
+    require(math.isfinite(prox) and prox >= 0, f"modes.{mode}.prox_mu", ">= 0", prox)
     decay = getattr(settings, "ema_decay", 0.0)
-    _require(0 <= decay < 1, f"modes.{mode}.ema_decay", "0 <= ema_decay < 1", decay)
+    require(0 <= decay < 1, f"modes.{mode}.ema_decay", "0 <= ema_decay < 1", decay)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,7 +97,7 @@ class StepSettings:
     clip_norm: float = 0.05
     learning_rate: float = 2e-3
     ema_decay: float = 0.9
-    micro_batch: int = 64
+    micro_batch: int | Literal["auto"] = 64  # "auto": the largest exact one that memory holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +113,7 @@ class LocalSettings:
     learning_rate: float = 1e-3
     prox_mu: float = 0.0
     ema_decay: float = 0.5
-    micro_batch: int = 64
+    micro_batch: int | Literal["auto"] = 64  # "auto": the largest exact one that memory holds
     update_range: float = 1.0  # each coordinate of an update is clipped to +- this before it is masked
 
     @property
@@ -277,13 +178,13 @@ class WarmupSettings:
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
-        _require(self.draws >= 0, "warmup.draws", ">= 0", self.draws)
-        _require(0 < self.sampling_rate <= 1, "warmup.sampling_rate", "in (0, 1]", self.sampling_rate)
+        require(self.draws >= 0, "warmup.draws", ">= 0", self.draws)
+        require(0 < self.sampling_rate <= 1, "warmup.sampling_rate", "in (0, 1]", self.sampling_rate)
         for name in ("noise_multiplier", "clip_norm", "learning_rate"):
             value = getattr(self, name)
-            _require(math.isfinite(value) and value > 0, f"warmup.{name}", "> 0", value)
+            require(math.isfinite(value) and value > 0, f"warmup.{name}", "> 0", value)
         for name in ("steps", "batch"):
-            _require(getattr(self, name) >= 1, f"warmup.{name}", ">= 1", getattr(self, name))
+            require(getattr(self, name) >= 1, f"warmup.{name}", ">= 1", getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,8 +200,8 @@ class MachineSettings:
 
     def __post_init__(self) -> None:
         """Refuse negative numbers."""
-        _require(0 <= self.seed < 1 << 31, "run.seed", "0 <= seed < 2^31", self.seed)
-        _require(self.threads >= 0, "run.threads", ">= 0", self.threads)
+        require(0 <= self.seed < 1 << 31, "run.seed", "0 <= seed < 2^31", self.seed)
+        require(self.threads >= 0, "run.threads", ">= 0", self.threads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,7 +223,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         """Refuse sections that contradict each other."""
-        _require(
+        require(
             self.sampler.steps <= self.diffusion.timesteps,
             "sampler.steps",
             f"<= diffusion.timesteps={self.diffusion.timesteps}",

@@ -5,6 +5,10 @@ roster and each head against the chain.  A head beyond the ledger's end shows a 
 in the chain shows a rewrite even where every digest was mended.  Together they bind the ledger up to the
 last line that any client signed.
 
+A coordinator's book (`dp.terms`, by_server) is another chain than those that the clients sign: there the
+heads are held against the clients' own ledgers, where those lie in the folder, and each charge of theirs must
+be in the book.
+
 Not protected against: a cut behind that line; a folder whose roster was replaced together with the rest
 (compare its root over another channel); a folder that holds the signing keys, as that of a run with all
 clients in one process does.
@@ -17,11 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secure_fed_diffusion.dp.ledger import LedgerReport
+from secure_fed_diffusion.dp import chain
+from secure_fed_diffusion.dp.account import Charge, read_charge
+from secure_fed_diffusion.dp.ledger import LedgerReport, verify
 from secure_fed_diffusion.errors import LedgerError
 from secure_fed_diffusion.federation.heads import SignedHead, read_heads, read_roster
 
 HEADS, ROSTER, CLIENTS, PEERS, KEY = "heads.jsonl", "roster.json", "clients", "peers.jsonl", "signing.key"
+LEDGER = "ledger.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +39,13 @@ class Testimony:
     n_heads: int
     roster_root: str | None  # None: this run has no signed heads
     keys_beside: bool  # whoever has the folder can sign in the clients' names
+    own_ledgers: int | None = None  # how many clients' own were held against a coordinator's book
 
     @property
     def last(self) -> tuple[int, int] | None:
-        """The last signed line, and a client that signed it."""
+        """The last signed line, and a client that signed it; None in a book, which nobody signs."""
+        if self.own_ledgers is not None:
+            return None
         return max(((line, client_id) for client_id, line in self.signed.items()), default=None)
 
     def statement(self, report: LedgerReport) -> str:
@@ -43,6 +53,8 @@ class Testimony:
         if report.truncation_excluded:
             return report.statement
         opening = f"No line was altered, dropped or moved up to the last one ({report.lines});"
+        if self.own_ledgers is not None:
+            return f"{opening} {_BOOK} {self._of_own_ledgers()}{self._of_keys()}"
         if self.last is None:
             return f"{opening} truncation is not excluded: no client signed a head of it."
         line, client_id = self.last
@@ -50,12 +62,23 @@ class Testimony:
             f"{opening} truncation is not excluded beyond line {line}, the last head signed, by client "
             f"{client_id}."
         )
-        if self.keys_beside:
-            text += (
-                " The clients' signing keys lie in this folder, because one process played all of them: "
-                "against whoever can read it the signatures show nothing."
-            )
-        return text
+        return text + self._of_keys()
+
+    def _of_keys(self) -> str:
+        if not self.keys_beside:
+            return ""
+        return (
+            " The clients' signing keys lie in this folder, because one machine played all of them: "
+            "against whoever can read it the signatures show nothing."
+        )
+
+    def _of_own_ledgers(self) -> str:
+        if not self.own_ledgers:
+            return f"The clients' own ledgers are not here; {self.n_heads} signed heads of them are."
+        return (
+            f"{self.own_ledgers} clients' own ledgers lie beside it: every head that they signed is in them, "
+            "and every charge in them is in the book."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the findings as JSON types."""
@@ -66,6 +89,9 @@ class Testimony:
             "roster_root": self.roster_root,
             "keys_beside": self.keys_beside,
         }
+
+
+_BOOK = "truncation is not excluded: it is the coordinator's book of whom it asked, which no client signs."
 
 
 def examine(directory: Path, report: LedgerReport) -> Testimony:
@@ -91,8 +117,9 @@ def examine(directory: Path, report: LedgerReport) -> Testimony:
             )
         if said.setdefault((head.client_id, head.line), head.head) != head.head:
             raise LedgerError(f"client {head.client_id} signed two different heads of it", line=head.line)
-        if report.terms.owner in (None, head.client_id):
+        if report.terms.owner in (None, head.client_id) and not report.terms.by_server:
             _require_in_chain(head, report)
+    own = _examine_own(directory, report, said) if report.terms.by_server else None
     signed: dict[int, int] = {}
     for client_id, line in said:
         if report.terms.owner in (None, client_id):
@@ -102,17 +129,50 @@ def examine(directory: Path, report: LedgerReport) -> Testimony:
         n_heads=len(heads),
         roster_root=roster.root.hex(),
         keys_beside=any((directory / CLIENTS).glob(f"*/{KEY}")),
+        own_ledgers=own,
     )
 
 
+def _examine_own(directory: Path, book: LedgerReport, said: Mapping[tuple[int, int], bytes]) -> int:
+    """Check the clients' own ledgers in a coordinator's folder; return how many there are."""
+    asked = _charges(directory / LEDGER)
+    paths = sorted((directory / CLIENTS).glob(f"*/{LEDGER}"))
+    for path in paths:
+        try:
+            own = verify(path)
+            if own.terms.run_id != book.terms.run_id or own.terms.owner is None:
+                raise LedgerError("the terms are another run's, or no client's own", line=1)
+            for (client_id, line), head in said.items():
+                if client_id == own.terms.owner:
+                    _require_head(client_id, line, head.hex(), own)
+            for number, charge in enumerate(_charges(path), start=2):
+                if charge not in asked:
+                    raise LedgerError(
+                        "the coordinator's book has no such charge: its tail was cut", line=number
+                    )
+        except LedgerError as error:
+            raise LedgerError(f"{path.relative_to(directory)}: {error}") from error
+    return len(paths)
+
+
+def _charges(path: Path) -> dict[Charge, None]:
+    """Return the charges of a ledger whose lines were verified, in order."""
+    entries, _ = chain.decode(path.read_bytes())
+    return dict.fromkeys(read_charge(entry)[0] for entry in entries[1:])
+
+
 def _require_in_chain(head: SignedHead, report: LedgerReport) -> None:
-    if head.line > report.lines:
+    _require_head(head.client_id, head.line, head.head.hex(), report)
+
+
+def _require_head(client_id: int, line: int, head: str, report: LedgerReport) -> None:
+    if line > report.lines:
         raise LedgerError(
-            f"it is missing: client {head.client_id} signed line {head.line}, the tail was cut",
+            f"it is missing: client {client_id} signed line {line}, the tail was cut",
             line=report.lines + 1,
         )
-    if report.digests[head.line - 1] != head.head.hex():
+    if report.digests[line - 1] != head:
         raise LedgerError(
-            f"client {head.client_id} signed another head: this line, or one before it, was rewritten",
-            line=head.line,
+            f"client {client_id} signed another head: this line, or one before it, was rewritten",
+            line=line,
         )

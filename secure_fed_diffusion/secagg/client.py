@@ -34,7 +34,7 @@ from .client_setup import ClientSetup
 from .encoding import RingVector, to_ring
 from .keyring import Keyring
 from .messages import MaskedInput
-from .phases import FAILED, SETUP_PHASES, Machine, Step
+from .phases import FAILED, ROUND_START, SETUP_PHASES, Machine, Step
 from .policy import SAFE_POLICY, Policy
 from .session import Session, Slot
 from .signing import SigningKey
@@ -134,6 +134,22 @@ class Client:
         self._setup.check_participants(slot)
         self._machine.begin_round()
         self._slot, self._round = slot, None
+
+    def require_addressed(self, server_frame: bytes) -> None:
+        """Refuse a frame that is not for this client, step and round; unlike in a step, nothing changes.
+
+        For a caller that pays before it answers: a frame that came late, or of another round, costs nothing.
+
+        Raises:
+            FrameError: of another kind, client or round.
+            PhaseError: no step is due.
+        """
+        step = self._machine.current
+        if step is None:
+            raise PhaseError(f"the client is {self.phase}: no frame is due")
+        if step.phase == ROUND_START and self._slot is None:
+            self._slot = self.session.slot(commitment=self._setup.commitment)
+        self._unpack(step, server_frame)
 
     def masked_input(self, server_frame: bytes, vector: npt.ArrayLike) -> bytes:
         """Take the sealed shares; return the vector under the self mask and the pairwise masks.

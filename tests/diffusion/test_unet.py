@@ -9,15 +9,15 @@ import pytest
 import torch
 from diffusers.models.unets import unet_2d_blocks
 
-from secure_fed_diffusion.diffusion.unet import (
+from secure_fed_diffusion.diffusion.settings import (
     DOWN_BLOCKS,
     RGB_DOWN_BLOCKS,
     RGB_UP_BLOCKS,
     TIME_EMBEDDINGS,
     UP_BLOCKS,
     ModelSettings,
-    build_unet,
 )
+from secure_fed_diffusion.diffusion.unet import build_unet
 from secure_fed_diffusion.errors import ConfigError
 
 TINY = {"channels": (8, 8), "norm_groups": 4, "attention_head_dim": 4}

@@ -29,7 +29,9 @@ from secure_fed_diffusion.dp import epsilon
 from secure_fed_diffusion.federation import assessment
 from secure_fed_diffusion.federation import prepare as prepare_module
 from secure_fed_diffusion.federation.contribution import Contributor
-from secure_fed_diffusion.federation.messages import ANNOUNCE, STEPS, Announcement
+from secure_fed_diffusion.federation.messages import ANNOUNCE, ROUND, STEPS, Announcement, Opening
+from secure_fed_diffusion.federation.settings import RunSettings
+from secure_fed_diffusion.training import per_example
 from tests.federation.small import seeded, settings_for
 
 RESERVED = 2
@@ -127,10 +129,14 @@ def _note_frames(
     def watched(frame: bytes) -> bytes:
         nonlocal current
         answer = handler(frame)
-        if frame[0] == ANNOUNCE:
-            announcement = Announcement.decode(frame, dimension)
+        if frame[0] in (ANNOUNCE, ROUND):
+            announcement = (
+                Announcement.decode(frame, dimension)
+                if frame[0] == ANNOUNCE
+                else Opening.decode(frame, dimension).announcement
+            )
             current = announcement.round, announcement.attempt
-        elif frame[0] == STEPS["masked_input"]:
+        if frame[0] in (STEPS["masked_input"], ROUND):
             entry = [client_id, *current, sha256(answer).hexdigest()]
             _WRITE(notes, json.dumps(entry).encode() + b"\n")
         return answer
@@ -138,7 +144,7 @@ def _note_frames(
     return watched
 
 
-def execute(folder: Path, notes: Path, last_event: int | None) -> None:
+def execute(folder: Path, notes: Path, last_event: int | None, settings: RunSettings) -> None:
     """Run in `folder`, or go on with what a kill left there; the number of events is written beside it."""
     clockwork = _Clockwork(last_event)
     _freeze()
@@ -147,9 +153,9 @@ def execute(folder: Path, notes: Path, last_event: int | None) -> None:
         setattr(os, name, clockwork.around(getattr(os, name)))
     resume = (folder / "ledger.jsonl").exists()
     # What costs time and touches neither a charge nor a frame is left out.
-    prepare_module.is_position_independent = lambda *_, **__: True
+    per_example.is_position_independent = lambda *_, **__: True
     assessment.HOLDOUT_RECORDS = 16
-    run = prepare_module.prepare(SETTINGS, folder, config_text=config.dump(SETTINGS), resume=resume)
+    run = prepare_module.prepare(settings, folder, config_text=config.dump(settings), resume=resume)
     run.assessment.measure = lambda *_, **__: {}  # type: ignore[method-assign]
     out = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     handlers = run.engine.handlers
@@ -187,7 +193,9 @@ def serve() -> None:
             status = 1
             try:
                 os.dup2(2, 1)
-                execute(Path(order["folder"]), Path(order["notes"]), order["last_event"])
+                secure_sum = replace(SETTINGS.secagg, rounds_per_setup=order["rounds_per_setup"])
+                settings = replace(SETTINGS, secagg=secure_sum)
+                execute(Path(order["folder"]), Path(order["notes"]), order["last_event"], settings)
                 status = 0
             except BaseException as error:  # the child must never come back into this loop
                 print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)

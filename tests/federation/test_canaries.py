@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -227,8 +228,8 @@ def everybody(n_records: int, rate: float, entropy: Entropy = system) -> np.ndar
     return np.ones(n_records, dtype=bool)
 
 
-def unclipped(rows: Tensor, grid: IntegerGrid) -> Tensor:
-    return (rows * grid.scale).round()
+def unclipped(parts: Sequence[Tensor], grid: IntegerGrid) -> list[Tensor]:
+    return [(part * grid.scale).round().sum(dim=0) for part in parts]
 
 
 CONTRIBUTION = "secure_fed_diffusion.federation.contribution"
@@ -244,7 +245,7 @@ MUTANTS = {
         ("A0 correlation between rounds",),
     ),
     "no sampling": (f"{CONTRIBUTION}.poisson_sample", everybody, ("A0 sampling rate",)),
-    "no clip": ("secure_fed_diffusion.training.vectors.round_rows", unclipped, ("A0 canary magnitude",)),
+    "no clip": ("secure_fed_diffusion.training.vectors.rounded_sums", unclipped, ("A0 canary magnitude",)),
 }
 
 

@@ -177,9 +177,9 @@ def test_frames_with_half_a_head_or_anothers_are_refused() -> None:
         detach(b"frame", 1)
 
 
-def with_heads(folder: Path) -> tuple[Federation, Ledger, HeadBook]:
+def with_heads(folder: Path, *overrides: str) -> tuple[Federation, Ledger, HeadBook]:
     """A small federation with a real ledger and heads."""
-    it = federation(settings_for("distributed"))
+    it = federation(settings_for("distributed", *overrides))
     ledger = Ledger.create(folder / "ledger.jsonl", it.plan.terms("run", ""))
     heads = HeadBook("run", ROSTER)
     it.server._heads = heads
@@ -189,8 +189,9 @@ def with_heads(folder: Path) -> tuple[Federation, Ledger, HeadBook]:
     return it, ledger, heads
 
 
-def test_the_head_in_a_frame_covers_the_charge_of_that_frame(tmp_path: Path) -> None:
-    it, ledger, heads = with_heads(tmp_path)
+@pytest.mark.parametrize("rounds_per_setup", [1, 5])
+def test_the_head_in_a_frame_covers_the_charge_of_that_frame(rounds_per_setup: int, tmp_path: Path) -> None:
+    it, ledger, heads = with_heads(tmp_path, f"secagg.rounds_per_setup={rounds_per_setup}")
     rounds = run_rounds(it.plan, it.server, it.engine, ledger, first=1, note=print)
     outcome = next(rounds)
     assert outcome.survivors == it.plan.rounds[0].cohort

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from secure_fed_diffusion.dp.accounting import epsilon
 from secure_fed_diffusion.dp.mechanism import View
-from secure_fed_diffusion.errors import BudgetExceededError, ConfigError
+from secure_fed_diffusion.errors import BudgetExceededError, ConfigError, PolicyError
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.schedule import most_participations
 from tests.federation.small import federation, settings_for
@@ -80,6 +81,14 @@ def test_the_noise_overhead_is_that_of_the_least_honest_survivors() -> None:
         (["secagg.modulus_bits=16"], "secagg.modulus_bits", "bits, got 16"),
         (["secagg.n_neighbours=4"], "secagg.n_neighbours", "needs the complete graph, got 4"),
         (["secagg.modulus_bits=65"], "secagg.modulus_bits", "<= 64, got 65"),
+        (["secagg.rounds_per_setup=0"], "secagg.rounds_per_setup", "1 <= rounds_per_setup <= 1000, got 0"),
+        (
+            ["secagg.rounds_per_setup=2", "federation.clients=7"],
+            "secagg.threshold",
+            "holders + colluders = 7 + 1 (all 7 clients: secagg.rounds_per_setup > 1)",
+        ),
+        (["secagg.rounds_per_setup=2", "secagg.threshold=6"], "secagg.threshold", "per_round=5, got 6"),
+        (["secagg.rounds_per_setup=2", "federation.min_survivors=3"], "federation.min_survivors", "got 3"),
     ],
 )
 def test_combinations_that_cannot_be_are_refused_by_name(overrides: list[str], key: str, words: str) -> None:
@@ -87,6 +96,25 @@ def test_combinations_that_cannot_be_are_refused_by_name(overrides: list[str], k
         plan("distributed", *overrides)
     assert caught.value.key == key
     assert words in str(caught.value)
+
+
+def test_few_neighbours_do_not_go_with_a_set_up_of_more_clients_than_a_round_has() -> None:
+    sparse = ["secagg.n_neighbours=4", "secagg.threshold=4", "secagg.rounds_per_setup=3"]
+    with pytest.raises(ConfigError, match="too few rounds of a set-up of all") as caught:
+        plan("none", *sparse, "federation.clients=7")
+    assert caught.value.key == "secagg.rounds_per_setup"
+    assert plan("none", *sparse, "federation.clients_per_round=6").secagg_params("training").n_rounds == 4
+
+
+def test_the_client_s_policy_takes_the_plan_s_sums_and_none_with_more_slots() -> None:
+    for rounds_per_setup in (1, 3):
+        it = plan("distributed", f"secagg.rounds_per_setup={rounds_per_setup}")
+        params = it.secagg_params("training")
+        it.policy().check(params)
+        with pytest.raises(PolicyError, match="n_rounds"):
+            it.policy().check(replace(params, n_rounds=params.n_rounds + 1))
+        with pytest.raises(PolicyError, match="n_clients"):
+            it.policy().check(replace(params, n_clients=params.n_clients - 1))
 
 
 def test_a_rehearsed_loss_that_cannot_happen_is_said() -> None:

@@ -52,17 +52,22 @@ def fail_first_attempt(engine: Any, cohort: tuple[int, ...]) -> None:
     begun: list[int] = []
 
     def absent(number: int, client_id: int, phase: str) -> bool:
-        if (number, client_id, phase) == (1, cohort[0], "advertise"):
+        if (number, client_id, phase) == (1, cohort[0], "masked_input"):
             begun.append(number)
         return len(begun) == 1 and number == 1 and client_id in cohort[:2] and phase == "unmask"
 
     engine.absent = absent
 
 
-def test_a_retry_draws_fresh_noise_and_a_fresh_sample(draws: tuple[Draws, Draws]) -> None:
+@pytest.mark.parametrize("rounds_per_setup", [1, 5])
+def test_a_retry_draws_fresh_noise_and_a_fresh_sample(
+    rounds_per_setup: int, draws: tuple[Draws, Draws]
+) -> None:
     """Two samples of one client agree by chance with probability below 0.5 ** 20: each has 20 records."""
     noise, coins = draws
-    it: Federation = federation(settings_for("distributed", "warmup.draws=0"))
+    it: Federation = federation(
+        settings_for("distributed", "warmup.draws=0", f"secagg.rounds_per_setup={rounds_per_setup}")
+    )
     cohort = it.plan.rounds[0].cohort
     fail_first_attempt(it.engine, cohort)
     frames: list[bytes] = []

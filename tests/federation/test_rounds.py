@@ -45,6 +45,17 @@ def test_too_few_clients_fail_the_round_as_often_as_was_reserved(phase: str) -> 
     assert len(notes) == 1
 
 
+@pytest.mark.parametrize("phase", ["advertise", "share_keys", "masked_input", "unmask"])
+def test_too_few_clients_fail_a_round_in_any_phase_of_a_set_up_for_several(phase: str) -> None:
+    it = federation(settings_for("distributed", "secagg.rounds_per_setup=4"))
+    cohort = it.plan.rounds[0].cohort
+    it.engine.absent = lambda number, client, step: client in cohort[:2] and step == phase
+    with pytest.raises(RunError, match=r"round 1 failed, .* \(federation\.reserved_attempts=1\) are used"):
+        first_round(it)
+    least = {"advertise": 0, "share_keys": 0, "masked_input": 3, "unmask": 5}[phase]
+    assert len(it.book.charges) == 2 * least
+
+
 def test_a_failed_round_is_charged_and_done_again_under_a_new_attempt() -> None:
     it = federation(settings_for("distributed"))
     cohort = it.plan.rounds[0].cohort

@@ -82,6 +82,7 @@ def test_nothing_private_is_on_the_lines_that_people_see(tmp_path: Path) -> None
     allowed = {
         *("round", "kind", "mode", "epsilon", "delta", "unit", "relation", "budget_epsilon", "guard_view"),
         *("attempt", "cohort", "survivors", "dropped", "bytes_up", "bytes_down", "seconds", "holdout_loss"),
+        "exchanges",  # counted from what the server asked
         *("prototype_accuracy", "tstr_cnn", "fid_lenet32_digits", "fid_floor_lenet32_digits"),
     }
     assert {key for record in watcher.records for key in record} <= allowed
@@ -231,7 +232,7 @@ def test_a_micro_batch_that_is_not_exact_here_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "secure_fed_diffusion.federation.prepare.is_position_independent", lambda *_, **__: False
+        "secure_fed_diffusion.training.per_example.is_position_independent", lambda *_, **__: False
     )
     with pytest.raises(ConfigError, match=r"modes\.distributed\.micro_batch: at 16"):
         make(tmp_path / "run")

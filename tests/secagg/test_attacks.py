@@ -1,6 +1,7 @@
 """What a client under the profile semi_honest refuses, and what it gives away when it does not.
 
-The attacks themselves, each beside a copy of ours that lacks the one defence, are in `weakened/`.
+The attacks themselves, each beside a copy of ours that lacks the one defence, are in `weakened/` and, as
+claims, in `threat_models/claims`.
 """
 
 from __future__ import annotations

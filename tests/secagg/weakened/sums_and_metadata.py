@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from secure_fed_diffusion import secagg
-from secure_fed_diffusion.secagg import client_round, encoding
+from secure_fed_diffusion.secagg import encoding
 from secure_fed_diffusion.secagg.simulate import answer
 
 from ..rounds import Round, make_params, make_session
@@ -111,16 +111,6 @@ def disaggregation_from_participation_logs() -> bool:
 N_EXAMPLES, LOSS = 60_317, 0.4375
 
 
-def without_masked_metadata(patch: Patch) -> None:
-    """The count and the loss travel beside the vector, as in Flower's `FitRes`."""
-    masked_input = client_round.ClientRound.masked_input
-
-    def with_metadata(a_round: client_round.ClientRound, vector: np.ndarray) -> bytes:
-        return bytes(masked_input(a_round, vector)) + struct.pack("<Qd", N_EXAMPLES, LOSS)
-
-    patch.setattr(client_round.ClientRound, "masked_input", with_metadata)
-
-
 def counts_and_losses_in_the_transcript() -> bool:
     """Look for the count and the loss, in any usual encoding, in all frames that the victim sends.
 
@@ -147,16 +137,6 @@ def counts_and_losses_in_the_transcript() -> bool:
         str(N_EXAMPLES).encode(),
     ]
     return any(pattern in sent for pattern in patterns)
-
-
-def without_frames_of_constant_length(patch: Patch) -> None:
-    """Leading zeros of the vector are left out of the frame."""
-    masked_input = client_round.ClientRound.masked_input
-
-    def shortened(a_round: client_round.ClientRound, vector: np.ndarray) -> bytes:
-        return bytes(masked_input(a_round, vector))[: 4 * int(np.count_nonzero(vector))]
-
-    patch.setattr(client_round.ClientRound, "masked_input", shortened)
 
 
 def lengths_that_depend_on_the_data() -> bool:

@@ -1,0 +1,50 @@
+"""A frame that is not for the step that is due can be refused without using anything up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from secure_fed_diffusion import secagg
+from secure_fed_diffusion.errors import FrameError, PhaseError
+
+PARAMS = secagg.SecAggParams(n_clients=4, threshold=3, dimension=3, modulus_bits=16, n_rounds=2)
+SESSION = secagg.Session(
+    run_id=b"run", round=0, attempt=0, cohort=(0, 1, 2, 3), params=PARAMS, model_digest=bytes(32)
+)
+VECTOR = np.ones(3, dtype=np.uint16)
+
+
+def test_a_frame_of_another_client_step_or_round_changes_nothing() -> None:
+    server = secagg.Server(SESSION)
+    clients = {i: secagg.Client(SESSION, i) for i in SESSION.cohort}
+    wrong: list[bytes] = []
+
+    def to_all(frames: dict[int, bytes], step: str, *more: object) -> dict[int, bytes]:
+        for i, frame in frames.items():
+            for other in (*wrong, frames[(i + 1) % 4], frame[:-1], frame + b"\0", b""):
+                with pytest.raises(FrameError):
+                    clients[i].require_addressed(other)
+            clients[i].require_addressed(frame)
+            assert clients[i].phase == step
+            server.receive(i, getattr(clients[i], step)(frame, *more))
+        wrong.append(frames[0])
+        return server.advance()
+
+    for i, client in clients.items():
+        server.receive(i, client.advertise())
+    frames = to_all(to_all(server.advance(), "share_keys"), "masked_input", VECTOR)
+    assert to_all(frames, "unmask") == {}
+    assert server.total.tolist() == [4, 4, 4]
+    with pytest.raises(PhaseError):
+        clients[0].require_addressed(frames[0])
+    for client in clients.values():
+        client.begin(1, model_digest=bytes([1]) * 32)
+    frames = to_all(server.begin(1, model_digest=bytes([1]) * 32), "masked_input", VECTOR)
+    assert to_all(frames, "unmask") == {}
+    assert server.total.tolist() == [4, 4, 4]
+
+
+def test_a_client_whose_step_takes_no_frame_refuses_any() -> None:
+    with pytest.raises(FrameError, match="takes no frame"):
+        secagg.Client(SESSION, 0).require_addressed(b"")
