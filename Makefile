@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUT ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: run test test-slow check venv clean
+.PHONY: run test test-slow test-deployment check venv clean
 
 venv: $(READY)
 
@@ -27,6 +27,10 @@ test: check
 # What takes longer than a commit should wait for; tests/SLOW.md has the last result.
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# A SuperLink, four nodes, TLS, keys: real processes, really killed; needs the extra flower.
+test-deployment: $(READY)
+	$(BIN)/python -m pytest -m slow tests/deployment
 
 check: $(READY)
 	$(BIN)/ruff check .

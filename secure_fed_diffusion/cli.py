@@ -6,12 +6,15 @@ asked holds, 1 when it does not, 2 when the question itself was wrong, 130 after
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from enum import StrEnum
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -23,6 +26,9 @@ try:
         warnings.simplefilter("ignore", DeprecationWarning)  # typer with click 8.5, on import
         import click
         import typer
+
+        from secure_fed_diffusion.flower_app import command as coordinator
+        from secure_fed_diffusion.institution import command as institution
 except ImportError:
     sys.exit("sfd needs the training extra: pip install 'secure-fed-diffusion[train]'")
 
@@ -41,12 +47,23 @@ app = typer.Typer(
 )
 
 
+app.add_typer(institution.app)
+app.add_typer(coordinator.app)
+
+
 class Device(StrEnum):
     """Where to compute."""
 
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+
+
+class Engine(StrEnum):
+    """Who carries the frames."""
+
+    in_process = "in_process"
+    flower = "flower"
 
 
 class Benchmark(StrEnum):
@@ -76,26 +93,29 @@ def run(
         list[str] | None, typer.Option("--set", help="section.key=value, over what the file says.")
     ] = None,
     device: Annotated[Device | None, typer.Option(help="Over run.device of the file.")] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="All clients in this process, or Flower's simulation.")
+    ] = Engine.in_process,
     resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train, and write the run's folder with its ledger, metrics, samples, model and report."""
     from secure_fed_diffusion import config
-    from secure_fed_diffusion.federation.prepare import prepare
     from secure_fed_diffusion.reporting.console import RunProgress
     from secure_fed_diffusion.reporting.html import write_report
 
     _quiet()
     changes = list(overrides or []) + ([f'run.device="{device.value}"'] if device else [])
     settings = config.load(config_file, changes)
-    prepared = prepare(settings, out, config_text=config.dump(settings), resume=resume)
+    prepared = _preparer(engine)(settings, out, config_text=config.dump(settings), resume=resume)
     try:
         with _Silent() if as_json else RunProgress(len(prepared.plan.rounds)) as progress:
             if not as_json:
                 _announce(prepared, progress, resume)
             summary = prepared.execute(progress)
     except KeyboardInterrupt:
-        _fail(f"stopped; go on with: sfd run {out / 'config.toml'} --out {out} --resume", 130)
+        same = "" if engine is Engine.in_process else f" --engine {engine.value}"
+        _fail(f"stopped; go on with: sfd run {out / 'config.toml'} --out {out}{same} --resume", 130)
     finally:
         prepared.ledger.close()
     report_path = write_report(out)
@@ -169,9 +189,16 @@ def bench(what: Benchmark, as_json: AsJson = False) -> None:
         typer.echo(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
 
 
+def add_commands() -> None:
+    """Take in the commands that stand beside the package and are found by their entry point."""
+    for entry in entry_points(group="secure_fed_diffusion.commands"):
+        app.command(entry.name)(entry.load())
+
+
 def main() -> None:
     """Run `sfd`; the entry point of the distribution."""
     try:
+        add_commands()
         raise SystemExit(app(standalone_mode=False) or 0)
     except click.UsageError as error:
         if not error.format_message():
@@ -215,6 +242,27 @@ class _Silent:
 
     def note(self, text: str) -> None:
         """Say nothing."""
+
+
+def _preparer(engine: Engine) -> Callable[..., Any]:
+    """Return what builds a run for an engine.
+
+    Raises:
+        ConfigError: a package that the engine needs is not installed.
+    """
+    if engine is Engine.in_process:
+        from secure_fed_diffusion.federation.prepare import prepare
+
+        return prepare
+    missing = [name for name in ("flwr", "ray") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"the engine flower needs {' and '.join(missing)}: pip install 'secure-fed-diffusion[flower]'",
+            key="--engine",
+        )
+    from secure_fed_diffusion.flower_app.simulation import prepare_simulation
+
+    return prepare_simulation
 
 
 def _announce(prepared: Any, progress: Any, resume: bool) -> None:

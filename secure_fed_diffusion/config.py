@@ -16,8 +16,9 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
@@ -25,7 +26,12 @@ from pydantic import TypeAdapter, ValidationError
 from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.federation.settings import RunSettings
 
-_ADAPTER: TypeAdapter[RunSettings] = TypeAdapter(RunSettings)
+Settings = TypeVar("Settings")
+
+
+@cache
+def _adapter(owner: type[Settings]) -> TypeAdapter[Settings]:
+    return TypeAdapter(owner)
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> RunSettings:
@@ -34,6 +40,11 @@ def load(path: Path, overrides: Iterable[str] = ()) -> RunSettings:
     Raises:
         ConfigError: the file is missing or no TOML, or a key or value in it is wrong.
     """
+    return load_as(RunSettings, path, overrides)
+
+
+def load_as(owner: type[Settings], path: Path, overrides: Iterable[str] = ()) -> Settings:
+    """Read a TOML file as the settings class `owner`; see `load`."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -41,19 +52,24 @@ def load(path: Path, overrides: Iterable[str] = ()) -> RunSettings:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     try:
-        return parse(text, overrides)
+        return parse_as(owner, text, overrides)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is no valid TOML: {error}") from None
 
 
 def parse(text: str, overrides: Iterable[str] = ()) -> RunSettings:
     """Return the settings of a TOML text; see `load`."""
+    return parse_as(RunSettings, text, overrides)
+
+
+def parse_as(owner: type[Settings], text: str, overrides: Iterable[str] = ()) -> Settings:
+    """Return a TOML text as the settings class `owner`; see `load`."""
     values = tomllib.loads(text)
     for override in overrides:
         _override(values, override)
-    _check_keys(values, RunSettings, "")
+    _check_keys(values, owner, "", owner)
     try:
-        return _ADAPTER.validate_python(values)
+        return _adapter(owner).validate_python(values)
     except ValidationError as error:
         raise _first(error) from None
 
@@ -89,12 +105,12 @@ def _override(values: dict[str, Any], override: str) -> None:
     table[path[-1]] = value
 
 
-def _check_keys(values: Mapping[str, Any], owner: type, prefix: str) -> None:
-    """Refuse keys that `owner` does not have, before any value is looked at."""
+def _check_keys(values: Mapping[str, Any], owner: type, prefix: str, whole: type) -> None:
+    """Refuse keys that `owner` does not have, before any value is looked at; it is a section of `whole`."""
     hints = typing.get_type_hints(owner)
     for key, value in values.items():
         if key not in hints:
-            raise ConfigError(_unknown(key, owner, hints, prefix), key=f"{prefix}{key}")
+            raise ConfigError(_unknown(key, owner, hints, prefix, whole), key=f"{prefix}{key}")
         nested = _dataclass_in(hints[key])
         if nested is None:
             continue
@@ -102,17 +118,17 @@ def _check_keys(values: Mapping[str, Any], owner: type, prefix: str) -> None:
         for item in items:
             if not isinstance(item, Mapping):
                 raise ConfigError(f"expected a table, got {item!r}", key=f"{prefix}{key}")
-            _check_keys(item, nested, f"{prefix}{key}.")
+            _check_keys(item, nested, f"{prefix}{key}.", whole)
 
 
-def _unknown(key: str, owner: type, hints: Mapping[str, Any], prefix: str) -> str:
+def _unknown(key: str, owner: type, hints: Mapping[str, Any], prefix: str, whole: type) -> str:
     near = difflib.get_close_matches(key, hints, n=1)
     if near:
         return f"no such key; did you mean {prefix}{near[0]}?"
-    elsewhere = [path for path in _all_keys(RunSettings, "") if path.rpartition(".")[2] == key]
+    elsewhere = [path for path in _all_keys(whole, "") if path.rpartition(".")[2] == key]
     if elsewhere:
         return f"no such key; did you mean {elsewhere[0]}?"
-    what = "sections" if owner is RunSettings else "keys"
+    what = "sections" if owner is whole else "keys"
     return f"no such key; the {what} here are {', '.join(hints)}"
 
 

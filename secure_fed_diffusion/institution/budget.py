@@ -1,0 +1,127 @@
+"""What an institution's records may cost over all agreements that it ever joins: its own ledger.
+
+Each agreement is counted in full (every round of this client, and the repeats that the plan reserves) when it
+is joined, as the agreement's own guard view sees it, by this institution's own δ and accountant; it is
+refused if the sum would overspend.  When a run is over it is counted for what this institution's own ledger
+of that run shows.
+
+Not protected against: see `dp.shared`; a lost or exchanged `spent.jsonl` (a run with charges that it does not
+know is refused); the same records under two names or at two institutions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from secure_fed_diffusion.dp.ledger import Ledger
+from secure_fed_diffusion.dp.shared import SharedLedger
+from secure_fed_diffusion.dp.spending import DatasetTerms, Reservation
+from secure_fed_diffusion.errors import (
+    BudgetExceededError,
+    ConfigError,
+    LedgerError,
+    PolicyError,
+    PrivacyError,
+)
+from secure_fed_diffusion.federation.plan import Plan
+from secure_fed_diffusion.institution.settings import BudgetSettings
+
+SPENT = "spent.jsonl"
+Answer = TypeVar("Answer")
+
+
+def own_charges(plan: Plan, client_id: int) -> dict[str, int]:
+    """Return the most uses of each mechanism that this client can meet in `plan`, repeats included."""
+    planned = Counter(each.release for each in plan.rounds if client_id in each.cohort)
+    return {
+        name: (planned[name] + plan.federation.reserved_attempts) * release.steps if planned[name] else 0
+        for name, release in plan.releases.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """One institution's budget and the file that keeps it."""
+
+    path: Path
+    settings: BudgetSettings
+    data_name: str
+
+    @property
+    def _ledger(self) -> SharedLedger:
+        settings = self.settings
+        terms = DatasetTerms(
+            dataset=self.data_name,
+            unit=settings.unit,
+            relation=settings.relation,
+            delta=settings.delta,
+            budget_epsilon=settings.epsilon,
+            accountant=settings.accountant,
+        )
+        return SharedLedger(self.path, terms)
+
+    def price(self, plan: Plan, client_id: int, run_id: str = "not joined") -> float:
+        """Return ε of everything so far and `plan`; writes nothing.
+
+        Raises:
+            BudgetExceededError: the budget does not cover it.
+            PolicyError: the plan protects another unit than the budget is for.
+            ConfigError: `[budget]` or `data.name` is not what the ledger was begun with.
+        """
+        reservation = _reservation(plan, client_id, run_id)
+        return self._asked(lambda: self._ledger.price(reservation))
+
+    def reserve(self, plan: Plan, client_id: int, ledger: Ledger) -> None:
+        """Count the run of `ledger` in full, if it is not counted so already.
+
+        Raises:
+            BudgetExceededError, PolicyError, ConfigError: as `price`.
+            LedgerError: the run has charges that the institution's ledger does not know.
+        """
+        run_id = ledger.terms.run_id
+        reservation = _reservation(plan, client_id, run_id)
+        if ledger.lines > 1 and self._asked(lambda: self._ledger.holds(run_id)) is None:
+            raise LedgerError(
+                f"run {run_id} has charges here, and {self.path.name} does not know it: the file was lost or "
+                "exchanged, and with it what other runs spent"
+            )
+        self._asked(lambda: self._ledger.reserve(reservation))
+
+    def settle(self, ledger: Ledger) -> None:
+        """Count a run that is over for what its own ledger shows; a second call does nothing."""
+        run_id = ledger.terms.run_id
+        held = self._asked(lambda: self._ledger.holds(run_id))
+        if held is not None and not held.settled:
+            spent = ledger.most()
+            self._ledger.settle(run_id, {name: spent[name] for name in held.counts})
+
+    def is_open(self, run_id: str) -> bool:
+        """Tell whether the run is counted in full: joined, and not left."""
+        held = self._asked(lambda: self._ledger.holds(run_id))
+        return held is not None and not held.settled
+
+    def _asked(self, question: Callable[[], Answer]) -> Answer:
+        """Ask the ledger, and say its refusals in the words of `institution.toml`."""
+        try:
+            return question()
+        except BudgetExceededError as error:
+            raise BudgetExceededError(
+                f"this institution's own budget refuses the coordinator's proposal: {error}"
+            ) from None
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error.reason}; a budget that was begun is not changed: restore [budget] and data.name",
+                key="budget",
+            ) from None
+        except PrivacyError as error:
+            raise PolicyError(f"this institution's [budget] does not fit the proposal: {error}") from None
+
+
+def _reservation(plan: Plan, client_id: int, run_id: str) -> Reservation:
+    most = {name: count for name, count in own_charges(plan, client_id).items() if count}
+    mechanisms = {name: plan.releases[name].mechanism for name in most}
+    return Reservation(run_id=run_id, guard=plan.guard, mechanisms=mechanisms, counts=most)

@@ -1,0 +1,77 @@
+"""The institution's own records: one .npz file, of which nothing but masked, noised sums ever leaves.
+
+`images` is uint8, (n, h, w) or (n, c, h, w); `labels` are integers, (n,), in 0..n_classes - 1.
+
+Not protected against: records of one person under several rows (the unit is then "person", or the records
+are to be merged before); whoever can write the file.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from secure_fed_diffusion.data.datasets import ImageSet
+from secure_fed_diffusion.data.partition import MIN_RECORDS
+from secure_fed_diffusion.errors import ConfigError, DataError
+
+_UNREADABLE = (EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error)  # of numpy.load
+
+
+def read_records(path: Path) -> ImageSet:
+    """Read the file.
+
+    Raises:
+        ConfigError: it is missing.
+        DataError: it is no such archive, or an array in it has another form.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in ("images", "labels") if name not in archive.files]
+            if missing:
+                raise DataError(
+                    f"{path} has no array {' and no '.join(missing)}; it holds {', '.join(archive.files)}"
+                )
+            images, labels = archive["images"], archive["labels"]
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path}", key="data.file") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}", key="data.file") from None
+    except _UNREADABLE as error:
+        raise DataError(f"{path} cannot be read as an .npz archive: {type(error).__name__}") from None
+    if images.ndim == 3:
+        images = images[:, np.newaxis]
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise DataError(
+            f"{path}: expected images of uint8, (n, h, w) or (n, c, h, w), got {images.dtype} {images.shape}"
+        )
+    if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
+        raise DataError(
+            f"{path}: expected {len(images)} integer labels, one an image, got {labels.dtype} {labels.shape}"
+        )
+    if len(images) < MIN_RECORDS:
+        raise DataError(f"{path}: expected at least {MIN_RECORDS} records")
+    if labels.min() < 0:
+        raise DataError(f"{path}: expected labels >= 0")
+    return ImageSet(images, labels.astype(np.int64))
+
+
+def write_records(path: Path, records: ImageSet) -> None:
+    """Write such a file."""
+    np.savez_compressed(path, images=records.images, labels=records.labels)
+
+
+def check_fit(records: ImageSet, *, image_shape: tuple[int, int, int], n_classes: int) -> None:
+    """Refuse records that are not of the form that the agreement is about; says nothing of their number.
+
+    Raises:
+        DataError: names the form that was agreed on and the one that the file has.
+    """
+    found = tuple(records.images.shape[1:])
+    if found != image_shape:
+        raise DataError(f"the agreement is about images of (c, h, w) = {image_shape}, the file's are {found}")
+    if records.labels.max() >= n_classes:
+        raise DataError(f"the agreement has {n_classes} classes, the file a label beyond {n_classes - 1}")
