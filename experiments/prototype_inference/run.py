@@ -1,0 +1,230 @@
+"""Train, aggregate prototypes, compare the rules of inference; write `results.json` and the figure.
+
+    SFD_DATA_DIR=/path/to/data python -m experiments.prototype_inference.run [--set mnist] [--draw]
+        [--synthetic mnist=runs/some-run]
+
+`--synthetic` adds prototypes of images drawn from a run's released model.  Every cell (data set, skew,
+method, seed) is one file under `--out` and is not computed again; cells run two at a time, one thread each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+import tomllib
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.prototype_inference import figure, masked
+from experiments.prototype_inference.federated import Recipe, embeddings, head_predictions, train
+from secure_fed_diffusion.data.datasets import Dataset, ImageSet, load
+from secure_fed_diffusion.data.partition import partition
+from secure_fed_diffusion.data.settings import DataSettings
+from secure_fed_diffusion.diffusion.sampler import load_pipeline
+from secure_fed_diffusion.evaluation.prototypes import class_prototypes, nearest_prototype
+
+HERE = Path(__file__).parent
+SYNTHETIC_PER_CLASS = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One training and everything that is compared on it."""
+
+    data: DataSettings
+    heterogeneity: str
+    clients: int
+    method: str
+    recipe: Recipe
+    seed: int
+    epsilons: tuple[float, ...]
+    delta: float
+    colluders: int
+    synthetic: str | None
+
+    @property
+    def name(self) -> str:
+        """Name the cell's file: its values, and the code that computes it."""
+        code = b"".join((HERE / name).read_bytes() for name in ("federated.py", "masked.py"))
+        digest = sha256(json.dumps(asdict(self), sort_keys=True).encode() + code).hexdigest()[:12]
+        return f"{self.data.name}-{self.method}-{self.seed}-{digest}"
+
+
+def compute(cell: Cell) -> dict[str, Any]:
+    """Train the classifier and return the accuracies, in [0, 1], and bytes of one cell."""
+    torch.set_num_threads(1)
+    dataset = load(cell.data)
+    parts = partition(
+        dataset.train.labels,
+        cell.clients,
+        scheme=cell.data.partition,
+        beta=cell.data.beta,
+        classes_per_client=cell.data.classes_per_client,
+        seed=cell.seed,
+    )
+    hospitals = [dataset.train.subset(part) for part in parts]
+    model = train(
+        hospitals,
+        cell.recipe,
+        image_shape=dataset.image_shape,
+        n_classes=dataset.n_classes,
+        seed=cell.seed,
+    )
+    features = [embeddings(model, hospital) for hospital in hospitals]
+    labels = [hospital.labels for hospital in hospitals]
+    test = embeddings(model, dataset.test)
+
+    def accuracy(prototypes: masked.Floats) -> float:
+        return float((nearest_prototype(test, prototypes) == dataset.test.labels).mean())
+
+    together = masked.exact(features, labels, dataset.n_classes)
+    figures = {
+        "accuracy_head": float((head_predictions(model, test) == dataset.test.labels).mean()),
+        "accuracy_prototypes": accuracy(together.prototypes),
+    }
+    # Public: a row whose embedding has the median norm of the public images' keeps its length.
+    norm = float(np.median(np.linalg.norm(embeddings(model, dataset.public), axis=1)))
+    for epsilon in cell.epsilons:
+        released = masked.private(
+            features,
+            labels,
+            dataset.n_classes,
+            clip_norm=norm / math.sqrt(1 - masked.COUNT_SHARE**2),
+            epsilon=epsilon,
+            delta=cell.delta,
+            colluders=cell.colluders,
+        )
+        figures[f"accuracy_prototypes_epsilon_{epsilon:g}"] = accuracy(released.prototypes)
+    if cell.synthetic is not None:
+        drawn = synthetic(Path(cell.synthetic), dataset)
+        centres = class_prototypes(embeddings(model, drawn), drawn.labels, dataset.n_classes)
+        figures["accuracy_prototypes_synthetic"] = accuracy(centres)
+    parameters = sum(p.numel() for p in model.parameters())
+    return {
+        "data": cell.data.name,
+        "heterogeneity": cell.heterogeneity,
+        "method": cell.method,
+        "clients": cell.clients,
+        "repetition": cell.seed,
+        "delta": cell.delta,
+        "unit": "example",
+        "view": f"sum_c{cell.colluders}",
+        **figures,
+        "bytes_model_all_rounds": 2 * 4 * parameters * cell.recipe.rounds,  # float32, down and up
+        "bytes_prototypes_up": together.bytes_up,
+        "bytes_prototypes_down": together.bytes_down + 8 * together.prototypes.size,  # and the result
+    }
+
+
+def synthetic(run: Path, dataset: Dataset) -> ImageSet:
+    """Draw images from a run's released model: post-processing of what that run paid for."""
+    pipeline = load_pipeline(run / "model")
+    labels = np.repeat(np.arange(dataset.n_classes), SYNTHETIC_PER_CLASS)
+    drawn = pipeline(labels, generator=torch.Generator().manual_seed(0), output_type="np").images
+    return ImageSet((drawn.transpose(0, 3, 1, 2) * 255).round().astype(np.uint8), labels)
+
+
+def cells(settings: dict[str, Any], chosen: list[str], synthetic_runs: dict[str, str]) -> list[Cell]:
+    """Return the grid of the configuration, for the data sets chosen."""
+    return [
+        Cell(
+            data=DataSettings(
+                name=name,
+                train_limit=chosen_set["train_limit"],
+                **{key: value for key, value in skew.items() if key != "name"},
+            ),
+            heterogeneity=skew["name"],
+            clients=settings["clients"],
+            method=method,
+            recipe=replace(
+                Recipe(
+                    rounds=chosen_set["rounds"],
+                    local_epochs=chosen_set["local_epochs"],
+                    **settings["training"],
+                ),
+                prox_mu=settings["training"]["prox_mu"] if method == "fedprox" else 0.0,
+            ),
+            seed=seed,
+            epsilons=tuple(settings["epsilons"]),
+            delta=settings["delta"],
+            colluders=settings["colluders"],
+            synthetic=synthetic_runs.get(name),
+        )
+        for name, chosen_set in settings["sets"].items()
+        if name in chosen
+        for skew in settings["heterogeneity"]
+        for method in ("fedavg", "fedprox")
+        for seed in settings["seeds"]
+    ]
+
+
+def measured(cell: Cell, out: Path) -> dict[str, Any]:
+    """Return a cell's record: from its file, or computed and written there."""
+    path = out / f"{cell.name}.json"
+    if not path.exists():
+        record = compute(cell)
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(record), encoding="utf-8")
+        fresh.replace(path)
+    record = json.loads(path.read_text(encoding="utf-8"))
+    return dict(record)
+
+
+def commit() -> str:
+    """Return the commit that the working tree stands at, marked where it has been edited."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def main() -> None:
+    """Compute what is not there yet, write the results, draw the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--config", type=Path, default=HERE / "grid.toml")
+    parser.add_argument("--out", type=Path, default=Path("runs/prototype_inference"))
+    parser.add_argument("--results", type=Path, default=HERE / "results.json")
+    parser.add_argument("--set", action="append", dest="sets", help="one of the data sets (default: all)")
+    parser.add_argument("--synthetic", action="append", default=[], metavar="SET=RUN")
+    parser.add_argument("--draw", action="store_true", help="draw the figure from the results alone")
+    arguments = parser.parse_args()
+    if not arguments.draw:
+        settings = tomllib.loads(arguments.config.read_text(encoding="utf-8"))
+        chosen = arguments.sets or list(settings["sets"])
+        if unknown := sorted(set(chosen) - set(settings["sets"])):
+            parser.error(f"--set: expected one of {', '.join(settings['sets'])}, got {unknown[0]}")
+        grid = cells(settings, chosen, dict(pair.split("=", 1) for pair in arguments.synthetic))
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        started, records = time.perf_counter(), []
+        with ProcessPoolExecutor(max(1, min(2, os.cpu_count() or 1))) as pool:
+            for done, record in enumerate(pool.map(measured, grid, [arguments.out] * len(grid)), start=1):
+                records.append(record)
+                minutes = (time.perf_counter() - started) / 60
+                print(
+                    f"{done}/{len(grid)} {record['data']}, {record['heterogeneity']}, {record['method']}: "
+                    f"head {record['accuracy_head']:.3f}, prototypes {record['accuracy_prototypes']:.3f} "
+                    f"({minutes:.1f} min)",
+                    flush=True,
+                )
+        command = " ".join(["python -m experiments.prototype_inference.run", *map(shlex.quote, sys.argv[1:])])
+        machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+        results = {"command": command, "commit": commit(), "machine": machine, "records": records}
+        arguments.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(figure.draw(arguments.results, arguments.results.with_name("figure.png")))
+
+
+if __name__ == "__main__":
+    main()
