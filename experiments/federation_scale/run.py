@@ -1,9 +1,10 @@
-"""Run ten rounds of a thousand clients, one in twenty lost in each; write `results.json`.
+"""Run ten rounds of a thousand clients, one in twenty lost in each, and one of 36 million parameters.
 
     python -m experiments.federation_scale.run [--out runs/federation_scale] [--clients 1000]
 
-Everything is the product's own: the run of `config.toml` by the in-process engine, its ledger and its
-metrics.  The losses are spread over the phases.  A run that was stopped goes on where it was.
+Everything is the product's own: the runs of `config.toml` and `large.toml` by the in-process engine, their
+ledgers and metrics; only the peak of the process's memory is measured from outside.  The losses are spread
+over the phases.  A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shlex
 import subprocess
 import sys
@@ -61,31 +61,51 @@ def overrides(clients: int, rounds: int) -> list[str]:
     ]
 
 
-def run(folder: Path, clients: int, rounds: int) -> float:
-    """Run it as a user would, or go on with it; return the seconds it took.
+def run(folder: Path, configuration: Path, changes: list[str]) -> dict[str, Any]:
+    """Run it as a user would, or go on with it; return seconds and the peak of resident memory.
 
     Raises:
         SystemExit: the run ended badly; its message is above.
     """
-    if (folder / "summary.json").exists():
-        return 0.0
-    command = [sys.executable, "-m", "secure_fed_diffusion.cli", "run", str(HERE / "config.toml")]
+    measured = folder.with_suffix(".json")
+    if measured.exists():
+        found: dict[str, Any] = json.loads(measured.read_text(encoding="utf-8"))
+        return found
+    command = [sys.executable, "-m", "secure_fed_diffusion.cli", "run", str(configuration)]
     command += ["--out", str(folder), "--json"]
-    for override in overrides(clients, rounds):
-        command += ["--set", override]
+    for change in changes:
+        command += ["--set", change]
     if (folder / "ledger.jsonl").exists():
         command.append("--resume")
     started = time.perf_counter()
-    done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
-    if done.returncode:
-        raise SystemExit(f"the run ended with status {done.returncode}; its message is above")
-    return time.perf_counter() - started
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(
+            f"the run ended with status {os.waitstatus_to_exitcode(status)}; its message is above"
+        )
+    result = {
+        "seconds_of_this_call": round(time.perf_counter() - started, 1),
+        "peak_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+    }
+    measured.write_text(json.dumps(result), encoding="utf-8")
+    return result
 
 
-def records(folder: Path) -> list[dict[str, Any]]:
-    """Return one flat record a round."""
+def records(folder: Path, measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one flat record of the whole run, and one of each round."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    whole = {
+        "measured": "run",
+        "mode": summary["mode"],
+        "clients": summary["clients"],
+        "rounds": summary["rounds"],
+        "parameters": summary["parameters"],
+        **measured,
+        "peak_model_copies": round(measured["peak_bytes"] / 4 / summary["parameters"], 2),  # of float32
+    }
     lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [
+    return [whole] + [
         {
             "measured": "round",
             "round": line["round"],
@@ -120,24 +140,17 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=10)
     arguments = parser.parse_args()
-    folder = arguments.out / f"{arguments.clients}_clients"
-    seconds = run(folder, arguments.clients, arguments.rounds)
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    whole = {
-        "measured": "run",
-        "mode": summary["mode"],
-        "clients": arguments.clients,
-        "rounds": summary["rounds"],
-        "parameters": summary["parameters"],
-        "seconds_of_this_call": round(seconds, 1),
-        "peak_bytes": peak,
-    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    many = arguments.out / f"{arguments.clients}_clients"
+    large = arguments.out / "large_model"
+    found = records(
+        many, run(many, HERE / "config.toml", overrides(arguments.clients, arguments.rounds))
+    ) + records(large, run(large, HERE / "large.toml", []))
     results = {
         "command": " ".join(["python -m experiments.federation_scale.run", *map(shlex.quote, sys.argv[1:])]),
         "commit": commit(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
-        "records": [whole, *records(folder)],
+        "records": found,
     }
     arguments.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(arguments.results)

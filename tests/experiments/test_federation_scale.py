@@ -29,10 +29,11 @@ def test_the_committed_configuration_is_the_one_that_is_run_at_a_thousand_client
 @pytest.mark.slow
 def test_a_hundred_clients_give_a_record_a_round(tmp_path):
     folder = tmp_path / "run"
-    run.run(folder, 100, 2)
-    rounds = run.records(folder)
+    measured = run.run(folder, run.HERE / "config.toml", run.overrides(100, 2))
+    whole, *rounds = run.records(folder, measured)
     assert [record["round"] for record in rounds] == [1, 2]
     # five are lost, one of them after its masked vector was in
     assert [record["survivors"] for record in rounds] == [96, 96]
+    assert whole["peak_bytes"] > 10**8
     assert json.loads((folder / "summary.json").read_text())["finished"]
-    assert run.run(folder, 100, 2) == 0.0
+    assert run.run(folder, run.HERE / "config.toml", []) == measured

@@ -128,7 +128,7 @@ def plan_of(n_clients: int, threshold: int, *, min_survivors: int) -> Plan:
         modes=settings.modes,
         warmup=settings.warmup,
         diffusion=settings.diffusion,
-        patch=settings.model.patch,
+        model=settings.model,
         image_shape=(1, 8, 8),
         n_classes=10,
         dimension=DIMENSION,
