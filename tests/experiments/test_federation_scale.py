@@ -29,7 +29,8 @@ def test_the_committed_configuration_is_the_one_that_is_run_at_a_thousand_client
 @pytest.mark.slow
 def test_a_hundred_clients_give_a_record_a_round(tmp_path):
     folder = tmp_path / "run"
-    measured = run.run(folder, run.HERE / "config.toml", run.overrides(100, 2))
+    embedded = ['data.name="digits"', "model.patch=1", "modes.central.sampling_rate=0.25"]
+    measured = run.run(folder, run.HERE / "config.toml", [*run.overrides(100, 2), *embedded])
     whole, *rounds = run.records(folder, measured)
     assert [record["round"] for record in rounds] == [1, 2]
     # five are lost, one of them after its masked vector was in

@@ -1,0 +1,1 @@
+"""The app whose rounds are timed."""

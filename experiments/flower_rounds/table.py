@@ -1,0 +1,55 @@
+"""The README's result: its finding, its table and its figure, from `results.json` alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from experiments.flower_rounds import figure
+
+BEGINS, ENDS = "<!-- written by run.py from results.json -->", "<!-- end -->"
+HEAD = (
+    "| workload | variant | exchanges | seconds (least–largest) | times plain | training | Flower's start "
+    "| waiting | mod | server | set-up's share | kB down, up |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+)
+
+
+def rows(document: dict[str, Any]) -> str:
+    """Return the table: means over the repetitions, seconds along the last client of each exchange."""
+    written = HEAD
+    for workload in figure.WORKLOADS:
+        plain = figure.summary(document, workload, "plain")
+        for variant, name in figure.NAMES.items():
+            found = figure.summary(document, workload, variant)
+            if not found or not plain:
+                continue
+            records = [r for r in document["records"] if (r["workload"], r["variant"]) == (workload, variant)]
+            clients = records[0]["clients"]
+            cells = [
+                workload,
+                name,
+                str(records[0]["exchanges"]),
+                f"{found['whole']:.1f} ({found['least']:.1f}–{found['largest']:.1f})",
+                f"{found['whole'] / plain['whole']:.2f}",
+                *(f"{found[part]:.1f}" for part in ("compute", "start", "wait")),
+                *(f"{found[part]:.2f}" for part in ("crypto", "server", "setup")),
+                ", ".join(
+                    f"{mean(r[key] for r in records) / clients / 1000:.0f}"
+                    for key in ("bytes_down", "bytes_up")
+                ),
+            ]
+            written += f"| {' | '.join(cells)} |\n"
+    return written
+
+
+def write(page: Path, results: Path) -> None:
+    """Put what `results` holds between the marks of `page`."""
+    text = page.read_text(encoding="utf-8")
+    before, after = text.partition(BEGINS)[0], text.partition(ENDS)[2]
+    document = json.loads(results.read_text(encoding="utf-8"))
+    said = figure.finding(document).replace("\n", ".\n")
+    block = f"**Result.** {said}.\n\n{rows(document)}\n![Seconds by part](figure.png)\n"
+    page.write_text(f"{before}{BEGINS}\n{block}{ENDS}{after}", encoding="utf-8")
