@@ -1,6 +1,6 @@
 """Run ten rounds of a thousand clients, one in twenty lost in each, and one of 36 million parameters.
 
-    python -m experiments.federation_scale.run [--out runs/federation_scale] [--clients 1000]
+    SFD_DATA_DIR=/path/to/data python -m experiments.federation_scale.run [--out runs/federation_scale]
 
 Everything is the product's own: the runs of `config.toml` and `large.toml` by the in-process engine, their
 ledgers and metrics; only the peak of the process's memory is measured from outside.  The losses are spread

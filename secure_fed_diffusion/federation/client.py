@@ -35,7 +35,7 @@ from secure_fed_diffusion.federation.messages import (
     encode_plain,
     unwrap,
 )
-from secure_fed_diffusion.federation.ports import Contribution, Files, Purse
+from secure_fed_diffusion.federation.ports import Contribution, Deferred, Files, Purse
 from secure_fed_diffusion.federation.schedule import Round
 from secure_fed_diffusion.federation.state import Standing
 from secure_fed_diffusion.secagg.phases import FAILED, ROUND_START
@@ -280,12 +280,14 @@ class Client:
         )
 
     def _contribute(self) -> npt.NDArray[np.uint64]:
-        """Charge, then compute: at most once an attempt."""
+        """Make ready, charge, then compute: at most once an attempt, and no charge for what cannot be."""
         planned, announcement = self._round, self._announcement
         if planned is None or announcement is None:
             raise PhaseError(f"client {self.client_id} has already answered this attempt")
         self._round = self._announcement = None
         release = self._plan.releases[planned.release]
+        if isinstance(self._contributor, Deferred):
+            self._contributor.prepare()
         self._purse.charge(
             self.client_id,
             round=planned.number,

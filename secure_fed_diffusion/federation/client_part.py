@@ -35,19 +35,20 @@ def build_client(
     signer: SigningKey,
     files: ClientFiles | None = None,
     device: DeviceName | None = None,
+    threads: int | None = None,
     entropy: Entropy = system,
     coins: Entropy = system,
 ) -> Client:
     """Return the client; with `files` it goes on where they say it stood, and keeps them.
 
-    `images` is called by the first contribution; `device` is this machine's own choice, by default the
-    settings'.
+    `images` is called by the first contribution; `device` and `threads` are this machine's own choice, by
+    default the settings'.
 
     Raises:
         RunError: `files` hold the state of another run, plan or client.
     """
     contributor = DeferredContributor(
-        client_id, plan, settings, images, device=device, entropy=entropy, coins=coins
+        client_id, plan, settings, images, device=device, threads=threads, entropy=entropy, coins=coins
     )
     parts = {"witness": witness, "roster": roster, "signer": signer, "entropy": entropy}
     if files is None:

@@ -106,7 +106,7 @@ class Contributor:
         planted = self.planted.coordinates if self.planted and release.canaries else _NO_CANARIES
         sample = self._sample(release.mechanism.sampling_rate, len(planted))
         real = sample < len(self.images)
-        records = self.data.records(sample[real], self.objective, key)
+        records = self.data.sample(sample[real], self.objective, key)
         size = self._micro_batch(recipe.micro_batch)
         chunks = micro_batches(self.model, self.objective, records, size)
         total = np.pad(integer_sum(chunks, release.grid, self.plan.dimension), (0, release.canaries))

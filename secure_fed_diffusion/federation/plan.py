@@ -20,10 +20,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from secure_fed_diffusion import secagg
-from secure_fed_diffusion.diffusion.settings import DiffusionSettings
+from secure_fed_diffusion.diffusion.settings import DiffusionSettings, ModelSettings
 from secure_fed_diffusion.dp.mechanism import CLIENT_SAMPLING, View
 from secure_fed_diffusion.dp.terms import Terms
 from secure_fed_diffusion.errors import ConfigError
@@ -64,7 +64,7 @@ class Plan:
     privacy: PrivacySettings
     warmup: WarmupSettings
     diffusion: DiffusionSettings
-    patch: int
+    model: ModelSettings
     image_shape: tuple[int, int, int]
     n_classes: int
     dimension: int
@@ -73,6 +73,16 @@ class Plan:
     guard: View
     noise_multiplier: float  # of the training release, in the guard view; 0 in mode `none`
     canaries: int = 0  # coordinates that the auditor's records have to themselves, behind the model's
+    digest: str = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compute `digest`, once: each session and each state of a client asks for it."""
+        object.__setattr__(self, "digest", self._digest())
+
+    @property
+    def patch(self) -> int:
+        """Pixels folded into channels along each axis."""
+        return self.model.patch
 
     @property
     def masked(self) -> bool:
@@ -107,10 +117,27 @@ class Plan:
             for most in [most_participations(self.rounds, name)]
         }
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of what is computed and what it costs: in every session, so two plans share no mask."""
-        agreed = (self.terms("", "").to_dict(), self.recipe, self.warmup, self.diffusion, self.patch)
+    def _digest(self) -> str:
+        """SHA-256 of what is computed, by whom, and what it costs: in every session, so plans share no mask.
+
+        Floats to the last bit.  Left out is what an end decides for itself: where it keeps its own account
+        (`privacy.shared_ledger`), and whether the noise was calibrated there or announced.
+        """
+        agreed = (
+            self.terms("", "").to_dict(),
+            self.mode,
+            self.noise_multiplier,
+            self.seed,
+            self.recipe,
+            self.federation,
+            self.secure_sum,
+            (self.privacy.epsilon, self.privacy.delta, self.privacy.accountant),
+            self.warmup,
+            self.diffusion,
+            self.model,
+            (self.image_shape, self.n_classes, self.dimension, self.canaries),
+            [(planned.number, planned.release, planned.cohort) for planned in self.rounds],
+        )
         return hashlib.sha256(repr(agreed).encode()).hexdigest()
 
     @property
@@ -232,7 +259,7 @@ def make_plan(
     modes: ModesSettings,
     warmup: WarmupSettings,
     diffusion: DiffusionSettings,
-    patch: int,
+    model: ModelSettings,
     image_shape: tuple[int, int, int],
     n_classes: int,
     dimension: int,
@@ -279,7 +306,7 @@ def make_plan(
         privacy=privacy,
         warmup=warmup,
         diffusion=diffusion,
-        patch=patch,
+        model=model,
         image_shape=image_shape,
         n_classes=n_classes,
         dimension=dimension,

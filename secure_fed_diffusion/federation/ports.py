@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,14 @@ class Contribution(Protocol):
         self, release: Release, weights: npt.NDArray[np.float32], *, number: int, attempt: int
     ) -> npt.NDArray[np.uint64]:
         """Return the contribution to one attempt, modulo 2**64: fresh noise and a fresh sample each time."""
+
+
+@runtime_checkable
+class Deferred(Protocol):
+    """A `Contribution` that is made when it is asked for, and may turn out to be impossible here."""
+
+    def prepare(self) -> None:
+        """Make it, or raise; called before the charge."""
 
 
 class Purse(Protocol):

@@ -56,7 +56,7 @@ def plan_for(settings: RunSettings, dataset: Described, model: nn.Module) -> Pla
         modes=settings.modes,
         warmup=settings.warmup,
         diffusion=settings.diffusion,
-        patch=settings.model.patch,
+        model=settings.model,
         image_shape=dataset.image_shape,
         n_classes=dataset.n_classes,
         dimension=dimension(model),

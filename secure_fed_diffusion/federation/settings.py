@@ -76,6 +76,8 @@ def _check_common(settings: object, mode: str) -> None:
     for name in ("learning_rate", "clip_norm", "local_epochs", "update_range"):
         value = getattr(settings, name, 1.0)
         require(math.isfinite(value) and value > 0, f"modes.{mode}.{name}", "> 0", value)
+    clip = getattr(settings, "clip_norm", 1.0)
+    require(clip >= 1e-12, f"modes.{mode}.clip_norm", ">= 1e-12, or squares vanish in float32", clip)
     rate = getattr(settings, "sampling_rate", 1.0)
     require(0 < rate <= 1, f"modes.{mode}.sampling_rate", "0 < sampling_rate <= 1", rate)
     prox = getattr(settings, "prox_mu", 0.0)

@@ -3,7 +3,8 @@
 Two files in the client's own folder.  `state.bin`, replaced whole and readable by its owner alone, holds
 where the client stands: as secret as a private key.  `latch.txt` grows by one line for each answer, synced
 before the answer leaves, and is the memory that a restored copy of `state.bin` cannot rewind: the step
-that it names is never answered in another way.
+that it names is never answered in another way.  `state.bin` begins with the digest of the latch as it then
+was: a latch that was cut or lost since is noticed, and the state refused.
 
 The order is: the charge on disk, the contribution computed, the latch, the state on disk, the answer.  A
 process killed at any point meets the same frame again with the same bytes, or with an error.
@@ -37,6 +38,7 @@ from secure_fed_diffusion.errors import RunError
 from secure_fed_diffusion.federation.messages import Announcement, SetupCall
 
 STATE, LATCH = "state.bin", "latch.txt"
+_FRESH = "state.new"
 _VERSION = 1
 _DIGEST_BYTES = 32
 _LENGTH = struct.Struct("<I")
@@ -57,7 +59,12 @@ class FileLatch:
                 os.ftruncate(self._descriptor, len(whole) + len(newline))
                 os.fsync(self._descriptor)
             os.lseek(self._descriptor, 0, os.SEEK_END)
-            self._said = dict(_read_line(line) for line in whole.split(b"\n")) if whole else {}
+            lines = whole.split(b"\n") if whole else []
+            self._said = dict(_read_line(line) for line in lines)
+            self._so_far = sha256()
+            self._marks = {self.mark}
+            for line in lines:
+                self._count(line)
             chain.sync_folder(path.parent)
         except BaseException:
             self.close()
@@ -79,7 +86,21 @@ class FileLatch:
             self.close()  # what it left on disk is for the next process to judge
             raise RunError(f"{self._path.name} cannot be written: {error.strerror}") from None
         self._said[key] = value
+        self._count(f"{key.hex()} {value.hex()}".encode())
         return True
+
+    @property
+    def mark(self) -> bytes:
+        """SHA-256 of all that was answered so far."""
+        return self._so_far.digest()
+
+    def reached(self, mark: bytes) -> bool:
+        """Tell whether `mark` is of these lines, or of the first of them."""
+        return mark in self._marks
+
+    def _count(self, line: bytes) -> None:
+        self._so_far.update(line + b"\n")
+        self._marks.add(self.mark)
 
     def close(self) -> None:
         """Let another process in; a second call does nothing."""
@@ -96,6 +117,19 @@ def _read_line(line: bytes) -> tuple[bytes, bytes]:
         raise RunError(f"{LATCH} was altered: restore it, or begin with new keys") from None
 
 
+def forget(folder: Path) -> None:
+    """Delete the state, with the keys in it, of a client whose run is over; the latch stays.
+
+    Raises:
+        RunError: it cannot be deleted.
+    """
+    try:
+        for name in (STATE, _FRESH):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"{STATE} cannot be deleted: {error.strerror}") from None
+
+
 class ClientFiles:
     """The files of one client in one run; use it as a context manager, or `close` it.
 
@@ -109,13 +143,23 @@ class ClientFiles:
         self.latch = FileLatch(folder / LATCH)
 
     def read(self) -> bytes | None:
-        """Return what was last written, or None."""
+        """Return what was last written, or None.
+
+        Raises:
+            RunError: it cannot be read, or the latch has lost what was answered before it was written.
+        """
         try:
-            return self._path.read_bytes()
+            data = self._path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise RunError(f"{STATE} cannot be read: {error.strerror}") from None
+        if not self.latch.reached(data[:_DIGEST_BYTES]):
+            raise RunError(
+                f"{STATE} was cut or damaged, or {LATCH} lacks what was answered before it was written: "
+                "without both this client joins the next set-up anew"
+            )
+        return data[_DIGEST_BYTES:]
 
     def write(self, state: bytes) -> None:
         """Replace the state: on disk on return, readable by its owner alone from its first byte on.
@@ -123,12 +167,12 @@ class ClientFiles:
         Raises:
             RunError: it cannot be written, so nothing may leave.
         """
-        fresh = self._path.with_suffix(".new")
+        fresh = self._path.with_name(_FRESH)
         try:
             fresh.unlink(missing_ok=True)
             descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
-                chain.append(descriptor, state)
+                chain.append(descriptor, self.latch.mark + state)
             finally:
                 os.close(descriptor)
             os.replace(fresh, self._path)

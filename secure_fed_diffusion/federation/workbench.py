@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from secure_fed_diffusion.data.datasets import ImageSet
+from secure_fed_diffusion.diffusion.settings import ModelSettings
 from secure_fed_diffusion.entropy import Entropy, system
 from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.federation.plan import Plan
@@ -152,6 +154,25 @@ class Workbench:
         )
 
 
+@lru_cache(maxsize=8)
+def count_parameters(
+    model: ModelSettings, *, image_shape: tuple[int, int, int], n_classes: int, n_timesteps: int
+) -> int:
+    """Return how many trainable parameters these settings give; no memory is taken for any of them.
+
+    Raises:
+        ConfigError: the images do not fit the network.
+    """
+    import torch
+
+    from secure_fed_diffusion.diffusion.unet import build_unet
+    from secure_fed_diffusion.training.vectors import dimension
+
+    with torch.device("meta"):
+        unet = build_unet(model, image_shape=image_shape, n_classes=n_classes, n_timesteps=n_timesteps)
+    return dimension(unet)
+
+
 _benches: dict[tuple[object, ...], Workbench] = {}  # the last one that was made and checked here
 
 
@@ -179,18 +200,25 @@ class DeferredContributor:
         self._entropy, self._coins = entropy, coins
         self._made: Contributor | None = None
 
-    def vector(
-        self, release: Release, weights: npt.NDArray[np.float32], *, number: int, attempt: int
-    ) -> npt.NDArray[np.uint64]:
-        """Return this client's contribution; see `Contributor.vector`.
+    def prepare(self) -> None:
+        """Make it now; a second call does nothing.
 
         Raises:
             ConfigError: the settings build another model than the plan is about, or this machine cannot keep
                 the plan's sensitivity.
         """
+        self._ready()
+
+    def vector(
+        self, release: Release, weights: npt.NDArray[np.float32], *, number: int, attempt: int
+    ) -> npt.NDArray[np.uint64]:
+        """Return this client's contribution; see `Contributor.vector`, and `prepare`."""
+        return self._ready().vector(release, weights, number=number, attempt=attempt)
+
+    def _ready(self) -> Contributor:
         if self._made is None:
             self._made = self._make()
-        return self._made.vector(release, weights, number=number, attempt=attempt)
+        return self._made
 
     def _make(self) -> Contributor:
         key = (self.plan.digest, self._settings, *self._machine)

@@ -26,11 +26,12 @@ import threading
 import time
 from collections.abc import Callable
 from importlib import import_module
-from itertools import count
+from itertools import count, pairwise
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from flwr.app import Context, Error, Message
+from flwr.common.config import parse_config_args
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
@@ -51,6 +52,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 from httpx import HTTPStatusError, TransportError
 
 from secure_fed_diffusion.entropy import system
+from secure_fed_diffusion.errors import SecureFedDiffusionError
 from secure_fed_diffusion.institution.start import POLL_VARIABLE
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,10 @@ _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 def main() -> None:
     """Start both; `sys.argv` is `flower-supernode`'s, without what is decided here."""
     logging.getLogger("flwr").propagate = False  # it has its own handler, and others configure the root
+    try:
+        _open_first(sys.argv)
+    except SecureFedDiffusionError as error:
+        sys.exit(f"sfd: not started, {error}")
     _be_patient()
     bells = _Bells(float(os.environ.get(POLL_VARIABLE, "0.5")))
     bells.hang(start_client_internal)
@@ -79,6 +85,17 @@ def main() -> None:
         worker = threading.Thread(target=_work, args=where, daemon=True)
         worker.start()
         flower_supernode()
+
+
+def _open_first(words: list[str]) -> None:
+    """Open the institution that the command line names, records and all, before the node connects."""
+    from secure_fed_diffusion.flower_app.client_app import INSTITUTION, open_institution
+
+    for word, value in pairwise(words):
+        if word == "--node-config":
+            named = parse_config_args([value]).get(INSTITUTION)
+            if isinstance(named, str):
+                open_institution(named)
 
 
 def _be_patient() -> None:

@@ -97,15 +97,25 @@ class Agreement:
             value = getattr(self, name)
             if not isinstance(value, str) or not re.fullmatch(f"[0-9a-f]{{{length}}}", value):
                 raise FrameError(f"an agreement whose {name} is not {length} hexadecimal digits")
-        if not isinstance(self.config_text, str) or len(self.config_text) > MAX_CONFIG_BYTES:
+        if not isinstance(self.config_text, str) or not 0 <= _n_bytes(self.config_text) <= MAX_CONFIG_BYTES:
             raise FrameError(f"an agreement whose config_text is no text of at most {MAX_CONFIG_BYTES} bytes")
         if type(self.noise_multiplier) is not float or not 0.0 <= self.noise_multiplier < float("inf"):
             raise FrameError("an agreement whose noise_multiplier is no number >= 0")
         whole = (*self.image_shape, self.dimension)
         if len(self.image_shape) != 3 or any(type(size) is not int or size < 1 for size in whole):
             raise FrameError("an agreement whose image_shape or dimension is no whole number >= 1")
-        if not self.class_names or any(not isinstance(name, str) for name in self.class_names):
+        if not self.class_names or any(
+            not isinstance(name, str) or _n_bytes(name) < 0 for name in self.class_names
+        ):
             raise FrameError("an agreement without class names")
+
+
+def _n_bytes(text: str) -> int:
+    """Return the length in UTF-8, or -1 where a lone surrogate has none: it could be kept nowhere."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        return -1
 
 
 def settings_of(agreement: Agreement) -> RunSettings:
@@ -118,6 +128,8 @@ def settings_of(agreement: Agreement) -> RunSettings:
         return config.parse(agreement.config_text)
     except (ConfigError, tomllib.TOMLDecodeError) as error:
         raise PolicyError(f"the coordinator's configuration is refused: {error}") from None
+    except (RecursionError, ValueError, TypeError, OverflowError):
+        raise PolicyError("the coordinator's configuration is refused: it cannot be read as TOML") from None
 
 
 @lru_cache(maxsize=8)  # it runs the accountant, and each frame that meets a new client asks for it
@@ -140,7 +152,7 @@ def plan_of(agreement: Agreement) -> tuple[RunSettings, Plan]:
             modes=settings.modes,
             warmup=settings.warmup,
             diffusion=settings.diffusion,
-            patch=settings.model.patch,
+            model=settings.model,
             image_shape=agreement.image_shape,
             n_classes=len(agreement.class_names),
             dimension=agreement.dimension,

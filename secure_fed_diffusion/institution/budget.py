@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from secure_fed_diffusion.dp.ledger import Ledger
-from secure_fed_diffusion.dp.shared import SharedLedger
+from secure_fed_diffusion.dp.shared import SharedLedger, verify_shared
 from secure_fed_diffusion.dp.spending import DatasetTerms, Reservation
 from secure_fed_diffusion.errors import (
     BudgetExceededError,
@@ -99,6 +99,15 @@ class Budget:
             spent = ledger.most()
             self._ledger.settle(run_id, {name: spent[name] for name in held.counts})
 
+    def require_own_terms(self) -> None:
+        """Refuse a `[budget]` or a `data.name` that is not what the ledger was begun with.
+
+        Raises:
+            ConfigError: names the first that differs.
+            LedgerError: a line of it was altered.
+        """
+        self._asked(lambda: self._ledger.holds(""))
+
     def is_open(self, run_id: str) -> bool:
         """Tell whether the run is counted in full: joined, and not left."""
         held = self._asked(lambda: self._ledger.holds(run_id))
@@ -118,7 +127,26 @@ class Budget:
                 key="budget",
             ) from None
         except PrivacyError as error:
-            raise PolicyError(f"this institution's [budget] does not fit the proposal: {error}") from None
+            raise PolicyError(
+                f"the proposal does not fit this institution's [budget]: it is for the unit "
+                f"{self.settings.unit} ({self.settings.relation}), and counts a run under one plan alone"
+            ) from error
+
+
+def close_by_hand(path: Path, ledger: Ledger) -> bool:
+    """Settle a run by the two ledgers alone, whatever institution.toml says now; False: not counted there.
+
+    Raises:
+        LedgerError: a line was altered.
+        PrivacyError: the run spent more than was reserved for it.
+    """
+    run_id = ledger.terms.run_id
+    report = verify_shared(path)
+    held = report.holdings.get(run_id)
+    if held is not None and not held.settled:
+        spent = ledger.most()
+        SharedLedger(path, report.terms).settle(run_id, {name: spent[name] for name in held.counts})
+    return held is not None
 
 
 def _reservation(plan: Plan, client_id: int, run_id: str) -> Reservation:

@@ -16,9 +16,9 @@ from secure_fed_diffusion.dp.shared import verify_shared
 from secure_fed_diffusion.errors import ConfigError, RunError, SecureFedDiffusionError
 from secure_fed_diffusion.institution import certificates, keys
 from secure_fed_diffusion.institution.agreement import Agreement
-from secure_fed_diffusion.institution.budget import SPENT
+from secure_fed_diffusion.institution.budget import SPENT, Budget
 from secure_fed_diffusion.institution.institution import Institution
-from secure_fed_diffusion.institution.own_records import read_records
+from secure_fed_diffusion.institution.own_records import check_fit, read_records
 from secure_fed_diffusion.institution.settings import InstitutionSettings, load
 
 
@@ -43,7 +43,7 @@ def check(path: Path, *, proposal: Path | None = None, connect: bool = True) -> 
         ("roster", lambda: _roster(settings)),
         ("place on the roster", lambda: _place(settings)),
         ("records", lambda: _records(settings)),
-        ("budget so far", lambda: spent(settings)),
+        ("budget so far", lambda: _budget(settings)),
         ("node key", lambda: keys.check_node_key(Path(settings.superlink.node_key)).split()[0]),
         ("CA certificate", lambda: _certificate(settings)),
     ]
@@ -79,7 +79,14 @@ def _place(settings: InstitutionSettings) -> str:
 
 def _records(settings: InstitutionSettings) -> str:
     records = read_records(Path(settings.data.file))
+    check_fit(records, image_shape=settings.data.image_shape, n_classes=settings.data.classes)
     return f"{len(records)} images of (c, h, w) = {tuple(records.images.shape[1:])}"
+
+
+def _budget(settings: InstitutionSettings) -> str:
+    found = spent(settings)
+    Budget(Path(settings.machine.state) / SPENT, settings.budget, settings.data.name).require_own_terms()
+    return found
 
 
 def spent(settings: InstitutionSettings) -> str:

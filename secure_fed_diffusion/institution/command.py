@@ -119,14 +119,10 @@ def spent(file: OwnFile, as_json: AsJson = False) -> None:
 @app.command()
 def close(file: OwnFile, run_id: Annotated[str, typer.Argument(help="As `spent` shows it.")]) -> None:
     """End a run whose coordinator is gone: count it for what it spent, and answer it no more."""
-    from secure_fed_diffusion.institution.institution import Institution
+    from secure_fed_diffusion.institution.run_files import close_run
+    from secure_fed_diffusion.institution.settings import load
 
-    institution = Institution.open(file)
-    try:
-        known = institution.leave(run_id)
-    finally:
-        institution.close()
-    if not known:
+    if not close_run(Path(load(file).machine.state), run_id):
         raise RunError(f"run {run_id} was never joined here")
     typer.echo(f"run {run_id} is closed")
 

@@ -21,13 +21,14 @@ from pathlib import Path
 from secure_fed_diffusion.data.datasets import ImageSet
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.entropy import Entropy, system
-from secure_fed_diffusion.errors import FrameError, PhaseError, PolicyError
+from secure_fed_diffusion.errors import ConfigError, FrameError, PhaseError, PolicyError
 from secure_fed_diffusion.federation.client import Client
 from secure_fed_diffusion.federation.client_part import build_client
 from secure_fed_diffusion.federation.heads import HeadBook, Witness
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.settings import RunSettings
-from secure_fed_diffusion.federation.state import ClientFiles
+from secure_fed_diffusion.federation.state import ClientFiles, forget
+from secure_fed_diffusion.federation.workbench import count_parameters
 from secure_fed_diffusion.institution import keys, policy, settings
 from secure_fed_diffusion.institution.agreement import Agreement, plan_of, settings_of
 from secure_fed_diffusion.institution.budget import SPENT, Budget
@@ -55,9 +56,9 @@ class _JoinedRun:
 class Institution:
     """One client of any number of runs; its state is on disk, so each frame may meet a new process.
 
-    `images` is called when a form has to be checked or a contribution computed.  Without `limits` any plan
-    is accepted and without `budget` none is kept, and `flat` puts the one run into `home` itself: for
-    rehearsals, where one owner plays every client.
+    `images` is called when a contribution is computed; `data` is the form that it is declared to have.
+    Without `limits` any plan is accepted and without `budget` none is kept, and `flat` puts the one run into
+    `home` itself: for rehearsals, where one owner plays every client.
     """
 
     def __init__(
@@ -70,14 +71,17 @@ class Institution:
         images: Callable[[], ImageSet],
         limits: settings.PolicySettings | None = None,
         budget: Budget | None = None,
+        data: settings.DataFile | None = None,
         device: str = "auto",
+        threads: int | None = None,
         flat: bool = False,
         entropy: Entropy = system,
         coins: Entropy = system,
     ) -> None:
         self._home, self._flat, self.client_id, self._key, self.roster = home, flat, client_id, key, roster
         self._images, self._limits, self._budget = images, limits, budget
-        self._device, self._entropy, self._coins = device, entropy, coins
+        self._data, self._device, self._threads = data, device, threads
+        self._entropy, self._coins = entropy, coins
         self._joined: _JoinedRun | None = None
 
     @classmethod
@@ -92,6 +96,7 @@ class Institution:
         roster = keys.read_pinned_roster(Path(chosen.identity.roster), chosen.identity.roster_root)
         client_id = keys.client_id_of(key, roster)
         records = read_records(Path(chosen.data.file))
+        check_fit(records, image_shape=chosen.data.image_shape, n_classes=chosen.data.classes)
         home = Path(chosen.machine.state)
         home.mkdir(parents=True, exist_ok=True)
         return cls(
@@ -101,8 +106,10 @@ class Institution:
             roster=roster,
             images=lambda: records,
             limits=chosen.policy,
+            data=chosen.data,
             budget=Budget(home / SPENT, chosen.budget, chosen.data.name),
             device=chosen.machine.device,
+            threads=chosen.machine.threads,
         )
 
     def handle(self, frame: bytes) -> bytes:
@@ -128,8 +135,8 @@ class Institution:
         """Hold an agreement to everything but the budget, and change nothing.
 
         Raises:
-            PolicyError: the roster, the policy or the plan's own checks refuse it.
-            DataError: it is about data of another form.
+            PolicyError: the roster, the policy, the declared form of the data, or the plan's own checks
+                refuse it.  The records are not looked at: they were held to that form when they were read.
         """
         if agreement.roster_root != self.roster.root.hex():
             raise PolicyError(
@@ -138,11 +145,11 @@ class Institution:
             )
         if self._limits is not None:  # before a plan is made: its rounds are listed, its cost is computed
             proposed = settings_of(agreement)
-            policy.require(policy.too_large(proposed, agreement.dimension, self.roster, self._limits))
+            policy.require(policy.before_planning(proposed, agreement, self.roster, self._limits, self._data))
         run_settings, plan = plan_of(agreement)
         if self._limits is not None:
             policy.require(policy.complaints(plan, self.roster, self._limits))
-            check_fit(self._images(), image_shape=plan.image_shape, n_classes=plan.n_classes)
+            _require_dimension(run_settings, plan)
         return run_settings, plan
 
     def price(self, plan: Plan, run_id: str) -> float | None:
@@ -154,13 +161,16 @@ class Institution:
 
         A frame of this run is refused from now on, until it is joined again.
         """
-        if self._files(run_id).agreement() is None:
+        files = self._files(run_id)
+        self.close()  # whatever follows: nothing is answered from what is open now
+        if files.agreement() is None or not files.ledger.exists():
             return b""
-        joined = self._resume(run_id)
-        head = joined.witness.testify().encode()
-        if self._budget is not None:
-            self._budget.settle(joined.ledger)
-        self.close()
+        with Ledger.open(files.ledger) as ledger:  # neither policy nor plan is asked again
+            peers = HeadBook(run_id, self.roster, files.peers)
+            head = Witness(self.client_id, run_id, self._key, ledger, peers).testify().encode()
+            if self._budget is not None:
+                self._budget.settle(ledger)
+                forget(files.client)
         return head
 
     def close(self) -> None:
@@ -192,9 +202,8 @@ class Institution:
 
     def _of(self, run_id: str) -> _JoinedRun:
         """Return the run that a frame names, if it was joined and not left."""
-        if self._joined is not None and self._joined.agreement.run_id == run_id:
-            return self._joined
-        if self._files(run_id).agreement() is None:
+        at_hand = self._joined is not None and self._joined.agreement.run_id == run_id
+        if not at_hand and self._files(run_id).agreement() is None:
             raise PhaseError(f"client {self.client_id} never joined run {run_id[:8]}…")
         if self._budget is not None and not self._budget.is_open(run_id):
             raise PhaseError(f"client {self.client_id} has left run {run_id[:8]}…: it has to be joined again")
@@ -237,6 +246,7 @@ class Institution:
                 entropy=self._entropy,
                 coins=self._coins,
                 device=self._device,
+                threads=self._threads,
                 files=client_files,
             )
         except BaseException:
@@ -245,4 +255,22 @@ class Institution:
             raise
         return _JoinedRun(
             agreement=agreement, ledger=ledger, files=client_files, witness=witness, client=client
+        )
+
+
+def _require_dimension(run_settings: RunSettings, plan: Plan) -> None:
+    """Refuse a proposal whose settings build another model than it says, before anything is begun."""
+    try:
+        built = count_parameters(
+            run_settings.model,
+            image_shape=plan.image_shape,
+            n_classes=plan.n_classes,
+            n_timesteps=plan.diffusion.timesteps,
+        )
+    except ConfigError as error:
+        raise PolicyError(f"the coordinator's configuration is refused: {error}") from None
+    if built != plan.dimension:
+        raise PolicyError(
+            f"the coordinator's configuration builds a model of {built:,} parameters, its agreement is about "
+            f"{plan.dimension:,}"
         )

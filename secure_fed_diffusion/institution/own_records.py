@@ -65,13 +65,15 @@ def write_records(path: Path, records: ImageSet) -> None:
 
 
 def check_fit(records: ImageSet, *, image_shape: tuple[int, int, int], n_classes: int) -> None:
-    """Refuse records that are not of the form that the agreement is about; says nothing of their number.
+    """Refuse records that are not of the form that `institution.toml` declares.
+
+    The numbers must be the institution's own, never a proposal's: the answer is exact, and about labels.
 
     Raises:
-        DataError: names the form that was agreed on and the one that the file has.
+        DataError: names the key, and what the file has.
     """
     found = tuple(records.images.shape[1:])
-    if found != image_shape:
-        raise DataError(f"the agreement is about images of (c, h, w) = {image_shape}, the file's are {found}")
+    if found != tuple(image_shape):
+        raise DataError(f"data.image_shape is (c, h, w) = {tuple(image_shape)}, the file's are {found}")
     if records.labels.max() >= n_classes:
-        raise DataError(f"the agreement has {n_classes} classes, the file a label beyond {n_classes - 1}")
+        raise DataError(f"data.classes is {n_classes}, the file has a label beyond {n_classes - 1}")

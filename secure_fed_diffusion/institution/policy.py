@@ -13,11 +13,20 @@ outside of it (the institution runs its own installed code, never what a coordin
 
 from __future__ import annotations
 
+import math
+
 from secure_fed_diffusion.errors import PolicyError
 from secure_fed_diffusion.federation.plan import Plan
-from secure_fed_diffusion.federation.settings import RunSettings
-from secure_fed_diffusion.institution.settings import PolicySettings
+from secure_fed_diffusion.federation.settings import LocalSettings, RunSettings
+from secure_fed_diffusion.institution.agreement import Agreement
+from secure_fed_diffusion.institution.settings import DataFile, PolicySettings
 from secure_fed_diffusion.secagg import Roster
+
+# No key moves these: beyond them lies work for this machine, or for its accountant, and no better model.
+_HERE = "every institution"
+MOST_EPOCHS, MOST_DRAWS, MOST_TIMESTEPS = 1_000, 1_024, 100_000
+MOST_CHANNELS, MOST_RESOLUTIONS, MOST_LAYERS = 4_096, 10, 16
+LEAST_RATE, LEAST_NOISE, MOST_NOISE = 1e-6, 0.1, 1e6
 
 
 def at_least(what: str, proposed: int, bound: int, key: str) -> str | None:
@@ -30,14 +39,55 @@ def at_most(what: str, proposed: int, bound: int, key: str) -> str | None:
     return f"{proposed:,} {what} proposed, {key} allows at most {bound:,}" if proposed > bound else None
 
 
-def too_large(settings: RunSettings, dimension: int, roster: Roster, policy: PolicySettings) -> list[str]:
-    """Return what makes a configuration too large to make a plan of, one sentence each."""
-    rounds = settings.warmup.draws + getattr(settings.modes, settings.privacy.mode).rounds
+def before_planning(
+    settings: RunSettings,
+    agreement: Agreement,
+    roster: Roster,
+    policy: PolicySettings,
+    data: DataFile | None = None,
+) -> list[str]:
+    """Return what forbids to make a plan at all: another plan or form of data, or too much work.
+
+    It looks at the settings alone: no accountant runs, no model is built, no record is looked at.
+    """
+    federation, diffusion, model = settings.federation, settings.diffusion, settings.model
+    recipe = getattr(settings.modes, settings.privacy.mode)
+    rounds = settings.warmup.draws + recipe.rounds
+    epochs = getattr(recipe, "local_epochs", 1)
+    attempts = rounds + federation.reserved_attempts
+    steps = attempts
+    if isinstance(recipe, LocalSettings):  # capped: each has its own bound below, and nothing overflows here
+        steps = math.ceil(attempts * max(1.0, min(epochs, 1e9) / max(recipe.sampling_rate, LEAST_RATE)))
+    image_length = math.prod(agreement.image_shape) * len(agreement.class_names)
     found = [
         at_most("rounds", rounds, policy.max_rounds, "policy.max_rounds"),
-        at_most("parameters", dimension, policy.max_parameters, "policy.max_parameters"),
-        at_most("clients", settings.federation.clients, len(roster), "the pinned roster"),
+        at_most("reserved attempts", federation.reserved_attempts, policy.max_rounds, "policy.max_rounds"),
+        at_most("steps in all attempts", steps, policy.max_steps, "policy.max_steps"),
+        at_most("parameters", agreement.dimension, policy.max_parameters, "policy.max_parameters"),
+        at_most("values of class means", image_length, policy.max_parameters, "policy.max_parameters"),
+        at_most("clients", federation.clients, len(roster), "the pinned roster"),
+        at_most("local epochs", math.ceil(epochs), MOST_EPOCHS, _HERE),
+        at_most("draws a record", diffusion.noise_multiplicity, MOST_DRAWS, _HERE),
+        at_most("timesteps", diffusion.timesteps, MOST_TIMESTEPS, _HERE),
+        at_most("channels", max(model.channels), MOST_CHANNELS, _HERE),
+        at_most("resolutions", len(model.channels), MOST_RESOLUTIONS, _HERE),
+        at_most("layers a block", model.layers_per_block, MOST_LAYERS, _HERE),
     ]
+    rates = (settings.warmup.sampling_rate, getattr(recipe, "sampling_rate", 1.0))
+    if min(rates) < LEAST_RATE:
+        found.append(f"a sampling rate of {min(rates):g} proposed, {_HERE} asks for at least {LEAST_RATE:g}")
+    noise = (settings.warmup.noise_multiplier, agreement.noise_multiplier)
+    if settings.privacy.mode != "none" and not LEAST_NOISE <= min(noise) <= max(noise) <= MOST_NOISE:
+        found.append(
+            f"noise multipliers {noise[0]:g} (warm-up) and {noise[1]:g} proposed, {_HERE} asks for "
+            f"{LEAST_NOISE:g} to {MOST_NOISE:g}"
+        )
+    if policy.plans and agreement.plan_digest not in policy.plans:
+        found.append(f"plan {agreement.plan_digest} proposed, policy.plans names {len(policy.plans)} others")
+    if data is not None and tuple(agreement.image_shape) != tuple(data.image_shape):
+        found.append(f"images of {agreement.image_shape} proposed, data.image_shape is {data.image_shape}")
+    if data is not None and len(agreement.class_names) != data.classes:
+        found.append(f"{len(agreement.class_names)} classes proposed, data.classes is {data.classes}")
     return [complaint for complaint in found if complaint is not None]
 
 
@@ -68,8 +118,13 @@ def complaints(plan: Plan, roster: Roster, policy: PolicySettings) -> list[str]:
             f"{plan.canaries} canaries proposed (audit.canaries): an auditor's records would stand among the "
             "institution's own; no key of policy allows it"
         )
-    if policy.plans and plan.digest not in policy.plans:
-        found.append(f"plan {plan.digest} proposed, policy.plans names {len(policy.plans)} others")
+    degree = plan.secure_sum.n_neighbours
+    if degree is not None:
+        found.append(
+            "a sparse graph proposed (secagg.n_neighbours), policy.min_neighbours is not set"
+            if policy.min_neighbours is None
+            else at_least("neighbours", degree, policy.min_neighbours, "policy.min_neighbours")
+        )
     strangers = sorted({c for planned in plan.rounds for c in planned.cohort if c not in roster})
     if strangers:
         found.append(f"cohorts with clients {strangers[:10]} proposed, whom the pinned roster does not know")

@@ -25,6 +25,8 @@ _TOML = """\
 [data]
 name = "{name}"
 file = "records.npz"
+classes = {classes}
+image_shape = {shape}
 
 [identity]
 key = "signing.key"
@@ -85,6 +87,8 @@ def rehearse(settings: RunSettings, folder: Path, *, address: str) -> list[Path]
         shutil.copy(coordinator / "roster.json", home)
         text = _TOML.format(
             name=f"{dataset.name}, part of {home.name}",
+            classes=dataset.n_classes,
+            shape=list(dataset.image_shape),
             root=roster.root.hex(),
             address=address,
             colluders=federation.colluders,

@@ -8,6 +8,7 @@ budget; `ledger.jsonl` its own charges; `roster.json` and `clients/NNNN/peers.js
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from secure_fed_diffusion.errors import FrameError, PolicyError, RunError
 from secure_fed_diffusion.federation.heads import write_roster
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.settings import RunSettings
+from secure_fed_diffusion.federation.state import forget
 from secure_fed_diffusion.federation.testimony import CLIENTS, PEERS, ROSTER
 from secure_fed_diffusion.institution.agreement import Agreement
-from secure_fed_diffusion.institution.budget import Budget, own_charges
+from secure_fed_diffusion.institution.budget import SPENT, Budget, close_by_hand, own_charges
 from secure_fed_diffusion.secagg import Roster
 
 RUNS, AGREEMENT = "runs", "agreement.json"
@@ -115,6 +117,26 @@ class RunFiles:
             ledger.close()
             raise RunError(f"{self.ledger} was begun under another plan than {AGREEMENT} beside it gives")
         return ledger
+
+
+def close_run(home: Path, run_id: str) -> bool:
+    """End a run by its ledger and the institution's alone; False: it was never joined.
+
+    The policy, the keys and the records are not asked, so it works whatever they have become.
+
+    Raises:
+        RunError: the node has it open, or its ledger is gone: it stays counted in full.
+        LedgerError: a line of a ledger was altered.
+    """
+    files = RunFiles(home, run_id, 0)
+    if not re.fullmatch(r"[0-9a-f]{32}", run_id) or not files.root.exists():
+        return False
+    if not files.ledger.exists() or not (home / SPENT).exists():
+        raise RunError(f"run {run_id} has no ledger any more, or {SPENT} is gone: nothing was changed")
+    with Ledger.open(files.ledger) as ledger:
+        known = close_by_hand(home / SPENT, ledger)
+        forget(files.client)
+    return known
 
 
 def own_terms(plan: Plan, run_id: str, config_digest: str, client_id: int) -> Terms:

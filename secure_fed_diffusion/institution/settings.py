@@ -35,12 +35,18 @@ class DataFile:
     """The institution's own records: an .npz with `images` (uint8) and `labels` (integers), no other's.
 
     `name` names the data set in this institution's ledger: one name, one budget, for good.
+    `classes` and `image_shape` (c, h, w) are what the institutions agreed on: the file is held to them here,
+    and a proposal to them alone, so no proposal can ask what the labels are.
     """
 
+    classes: int
+    image_shape: tuple[int, int, int]
     name: str = "my records"
     file: str = "records.npz"
 
     def __post_init__(self) -> None:
+        _require(self.classes >= 1, "data.classes", ">= 1", self.classes)
+        _require(min(self.image_shape) >= 1, "data.image_shape", "[c, h, w], each >= 1", self.image_shape)
         _require(bool(self.name.strip()), "data.name", "a name", self.name)
 
 
@@ -99,6 +105,8 @@ class PolicySettings:
     `profile` "active": the server may lie; "semi_honest" accepts either.  `colluders`: the noise, the
     threshold and the survivor rule must hold with this many of the other clients in the server's hands.
     `plans`: digests of the plans that may be joined (empty: any that the rest of the policy allows).
+    `max_steps`: of DP-SGD that one client may be charged for in a run, repeats included.
+    `min_neighbours`: unset, every client masks with every other; set, sparse graphs of this degree too.
     """
 
     modes: tuple[ProtectedMode, ...] = ("distributed", "client", "local")
@@ -107,7 +115,9 @@ class PolicySettings:
     min_cohort: int = 3
     min_survivors: int = 3
     min_threshold: int = 2
+    min_neighbours: int | None = None
     max_rounds: int = 1_000
+    max_steps: int = 100_000
     max_parameters: int = 100_000_000
     plans: tuple[str, ...] = ()
 
@@ -115,9 +125,13 @@ class PolicySettings:
         _require(bool(self.modes), "policy.modes", "at least one mode", self.modes)
         for name in ("min_cohort", "min_survivors", "min_threshold"):
             _require(getattr(self, name) >= 2, f"policy.{name}", ">= 2", getattr(self, name))
-        for name in ("max_rounds", "max_parameters"):
+        for name in ("max_rounds", "max_steps", "max_parameters"):
             _require(getattr(self, name) >= 1, f"policy.{name}", ">= 1", getattr(self, name))
         _require(self.colluders >= 0, "policy.colluders", ">= 0", self.colluders)
+        least = self.min_neighbours
+        _require(least is None or least >= 2, "policy.min_neighbours", ">= 2", least)
+        digests = all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in self.plans)
+        _require(digests, "policy.plans", "digests of 64 hexadecimal digits", self.plans)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,10 +165,10 @@ class MachineSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstitutionSettings:
-    """One institution; `[budget]` has no default, because nobody else can know it."""
+    """One institution; `[budget]` and the form of `[data]` have no default: nobody else can know them."""
 
     budget: BudgetSettings
-    data: DataFile = field(default_factory=DataFile)
+    data: DataFile
     identity: Identity = field(default_factory=Identity)
     superlink: SuperLink = field(default_factory=SuperLink)
     policy: PolicySettings = field(default_factory=PolicySettings)

@@ -48,7 +48,7 @@ class Rows(Mapping[str, Tensor]):
         self._names = {id(p): name for name, p in parameters.items()}
         self._memory = {name: p.new_empty((n, p.numel())) for name, p in parameters.items()}
         self._written: set[str] = set()
-        self._shown = 0
+        self._shown = False
 
     def fits(self, parameters: Mapping[str, nn.Parameter], n: int, k: int) -> bool:
         """Say whether this is the memory for `n` records with `k` draws of these parameters."""
@@ -65,12 +65,12 @@ class Rows(Mapping[str, Tensor]):
     def begin(self) -> None:
         """Forget the last micro-batch."""
         self._written.clear()
-        self._shown = 0
+        self._shown = False
 
     close = begin
 
     def show(self, n: int) -> Rows:
-        """Let the first `n` records be read.
+        """Let the rows be read; those behind the first `n` are overwritten with zeros.
 
         Raises:
             Unknown: a parameter took no part, so nothing stands in its memory.
@@ -78,12 +78,23 @@ class Rows(Mapping[str, Tensor]):
         missing = self.parameters.keys() - self._written
         if missing:
             raise Unknown(f"{min(missing)} has no gradient")
-        self._shown = n
+        for memory in self._memory.values():
+            memory[n:] = 0.0
+        self._shown = True
         return self
 
     def watches(self, parameter: object) -> bool:
         """Say whether this parameter's gradients are asked for."""
         return id(parameter) in self._names
+
+    def require_watched(self, *tensors: Tensor | None) -> None:
+        """Refuse a weight that has a gradient and is none of the parameters, but derived from one.
+
+        Raises:
+            Unknown: its gradient would be lost.
+        """
+        if any(t is not None and t.requires_grad and not self.watches(t) for t in tensors):
+            raise Unknown("a weight or a bias is derived from a parameter")
 
     def add_product(self, parameter: Tensor, left: Tensor, right: Tensor) -> None:
         """Add `left` @ `right`, of shape (n, a, b) with a * b weights in memory order."""
@@ -119,9 +130,9 @@ class Rows(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         """Return the gradients of one parameter: (n, *shape)."""
-        if not self._written:
+        if not self._shown:
             raise RuntimeError("this micro-batch is over: its memory belongs to the next one")
-        shape, rows = self.parameters[name].shape, self._memory[name][: self._shown]
+        shape, rows = self.parameters[name].shape, self._memory[name]
         if len(shape) == 4:
             out, into, height, width = shape
             return rows.view(-1, out, height, width, into).permute(0, 1, 4, 2, 3)
@@ -290,6 +301,7 @@ def _linear(
     bias: Tensor | None = None,
 ) -> Tensor:
     _require_batch_first(input, rows, axes=2)
+    rows.require_watched(weight, bias)
     return _Linear.apply(anchor, rows, input, weight, bias)
 
 
@@ -305,6 +317,7 @@ def _convolution(
     groups: int = 1,
 ) -> Tensor:
     _require_batch_first(input, rows, axes=4)
+    rows.require_watched(weight, bias)
     if groups != 1 or isinstance(padding, str):
         raise Unknown("a convolution in groups, or padded by name")
     return _Convolution.apply(
@@ -322,6 +335,7 @@ def _group_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     _require_batch_first(input, rows, axes=3)
+    rows.require_watched(weight, bias)
     return _GroupNorm.apply(anchor, rows, input, weight, bias, num_groups, eps)
 
 
@@ -337,6 +351,7 @@ def _embedding(
     sparse: bool = False,
 ) -> Tensor:
     _require_batch_first(input, rows, axes=1)
+    rows.require_watched(weight)
     if padding_idx is not None or max_norm is not None or scale_grad_by_freq or sparse:
         raise Unknown("an embedding with padding, a largest norm, scaled or sparse gradients")
     return _Embedding.apply(anchor, rows, input, weight)

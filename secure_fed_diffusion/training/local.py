@@ -1,6 +1,7 @@
 """What a client does alone between two rounds: plain or private steps on its own records.
 
-`ClientData` holds the records as tensors; `records` gathers a batch with draws that are keyed by
+`ClientData` holds the records as tensors; `records` gathers a batch, and `sample` one that is gathered in
+parts as they are needed, with draws that are keyed by
 (seed, client, round, attempt, step, record), so no record's draw depends on which others were sampled.  A
 record keeps its number: a neighbouring data set has a gap there, and nobody else is renumbered.
 FedProx (Li et al. 2020, eq. 2) adds mu (w - w_round) to the gradient; it does not read the data, so it
@@ -9,7 +10,7 @@ stands outside clip and noise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,28 @@ class ClientData:
         draws = draw(objective.settings, shape, keys=[(*key, int(i)) for i in index])
         rows = torch.from_numpy(index).to(self.images.device)
         return Records(self.images[rows], self.labels[rows], draws.to(self.images.device))
+
+    def sample(self, index: npt.NDArray[np.intp], objective: Objective, key: DrawKey) -> ClientSample:
+        """Return the records at `index`, to be gathered in parts: with the draws that `records` gives."""
+        return ClientSample(data=self, index=index, objective=objective, key=key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSample:
+    """Which of a client's records were sampled: no image or draw is held until it is asked for."""
+
+    data: ClientData
+    index: npt.NDArray[np.intp] = field(repr=False)
+    objective: Objective
+    key: DrawKey
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self.index)
+
+    def at(self, index: Tensor) -> Records:
+        """Gather the sampled records at `index`, in that order."""
+        return self.data.records(self.index[index.numpy()], self.objective, self.key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +140,7 @@ def train_private(
         optimizer.attach_step_hook(lambda _: _add_proximal(model, start, settings.prox_mu))
     for step in range(steps):
         chosen = np.flatnonzero(poisson_sample(len(data), sampling_rate, sampling_entropy))
-        records = data.records(chosen, objective, (*key, step))
+        records = data.sample(chosen, objective, (*key, step))
         private_step(model, optimizer, micro_batches(model, objective, records, micro_batch))
 
 

@@ -2,7 +2,10 @@
 
 The largest of `SIZES` that fits into memory and gives a record the same gradient to the bit wherever it
 stands.  It fits if per-example gradients of so many take no more than twice what a plain step on `PHYSICAL`
-records takes, and no more than a quarter of the memory at hand: several clients may share a machine.
+records takes, and no more than a quarter of the machine's memory: several clients may share it.
+
+What is asked is how much memory the machine (or its container) has, never how much of it is free: that
+depends on the private data that are loaded, and neighbouring data sets must take the same size.
 
 Sizes change a gradient in its last bits and nothing in the guarantee, but two machines that choose
 differently differ in those bits.  Not counted: what kernels allocate by themselves.
@@ -26,10 +29,11 @@ from secure_fed_diffusion.training.vectors import dimension
 AUTO = "auto"
 SIZES = (64, 32, 16, 8)
 PHYSICAL = 64  # records in the plain step that memory is compared with
-_SHARE = 4  # of the memory at hand a quarter may be used
+_SHARE = 4  # of the machine's memory a quarter may be used
 
 
-_chosen: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # once a model and process
+_chosen: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], int]] = WeakKeyDictionary()
+"""What "auto" came to, once a process for each model and whatever kernels depend on."""
 
 
 def resolve(
@@ -48,10 +52,14 @@ def resolve(
     Raises:
         ConfigError: no size does; the caller names the key.
     """
+    weight = next(model.parameters())
+    multiplicity = objective.settings.noise_multiplicity
+    key = (torch.get_num_threads(), weight.device, weight.dtype, multiplicity, image_shape, n_classes)
+    known = _chosen.setdefault(model, {})
     if configured != AUTO:
         sizes: tuple[int, ...] = (int(configured),)
-    elif model in _chosen:
-        return _chosen[model]
+    elif key in known:
+        return known[key]
     else:
         sizes = fitting(model, objective, image_shape, n_classes)
     for size in sizes:
@@ -63,7 +71,7 @@ def resolve(
             ):
                 raise ConfigError("per-example gradients of this model come out wrong on this machine")
             if configured == AUTO:
-                _chosen[model] = size
+                known[key] = size
             return size
     raise ConfigError(
         f"at {' or '.join(map(str, sizes))} this machine gives a record another gradient at another place of "
@@ -78,7 +86,7 @@ def fitting(
     activations = activation_bytes(model, objective, image_shape, n_classes)
     gradient = dimension(model) * next(model.parameters()).element_size()
     plain = PHYSICAL * activations + gradient
-    limit = min(2 * plain, memory_at_hand(next(model.parameters()).device) // _SHARE)
+    limit = min(2 * plain, memory_of(next(model.parameters()).device) // _SHARE)
     fit = tuple(size for size in SIZES if size * (activations + gradient) + 2 * gradient <= limit)
     return fit or SIZES[-1:]
 
@@ -104,16 +112,12 @@ def activation_bytes(
     return sum(kept.values()) // 2
 
 
-def memory_at_hand(device: torch.device) -> int:
-    """Return how many bytes can be had on `device` now: the GPU's, the system's, or the container's."""
+def memory_of(device: torch.device) -> int:
+    """Return how many bytes `device` has, whoever uses them: the GPU, the machine, or the container."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    free = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():  # Linux: what is free or can be freed at once
-        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        free.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # no control group, or one without a limit ("max")
-        free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    return max(0, min(free))
+        return int(torch.cuda.mem_get_info(device)[1])
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # control groups, version 2 and 1
+        with suppress(OSError, ValueError):  # no control group, or one without a limit ("max")
+            limits.append(int((Path("/sys/fs/cgroup") / name).read_text()))
+    return min(limits)

@@ -5,21 +5,23 @@ parameter takes part; `layers` stands in for the functions it knows and writes e
 where they are summed.  Whatever it does not know (a parameter in another function, a layer that draws random
 numbers, a parameter without a gradient) is not left out: the model is then differentiated by `vmap(grad)`,
 which takes the loss of one record as it stands, whatever the layers inside, and refuses random numbers.
+Which of the two a model takes is found out on blank images, so it depends on no record.
 Both agree with a loop over the records: `tests/training/test_per_example.py`.
 
 Opacus' hooks measure some of this U-Net's parameters wrongly (its attention hands on channels_last tensors:
 7 of 145 in the quickstart's network, by 100 %), so the clip would act on a wrong norm.
 
-Every micro-batch is padded to one shape: kernels round differently for other batch sizes, and a record's
-gradient must not depend on how many records stand beside it.  In one pass nothing but the model keeps
-records apart: `is_position_independent` and `agrees_with_vmap` are to be asked before a model is used.
+Every micro-batch is padded to one shape and leaves it padded, with rows of zeros: kernels round differently
+for other batch sizes, and neither a record's gradient nor the norm that clips it must depend on how many
+records stand beside it.  In one pass nothing but the model keeps records apart: `is_position_independent`
+and `agrees_with_vmap` are to be asked before a model is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -30,6 +32,7 @@ from torch.overrides import TorchFunctionMode
 
 from secure_fed_diffusion.diffusion.objective import Draws, Objective, draw
 from secure_fed_diffusion.training.layers import CALLS, Rows, Unknown
+from secure_fed_diffusion.training.vectors import record_norms
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,16 @@ class Records:
         return Records(self.images[index], self.labels[index], draws)
 
 
+class Sample(Protocol):
+    """Records of which some can be had at a time: all of them at once may not fit into memory."""
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+
+    def at(self, index: Tensor) -> Records:
+        """Return the records at `index`, in that order."""
+
+
 def per_example_gradients(
     model: nn.Module, objective: Objective, records: Records, rows: Rows | None = None
 ) -> Mapping[str, Tensor]:
@@ -59,13 +72,33 @@ def per_example_gradients(
 
     Raises:
         RuntimeError: a layer draws random numbers: what it drew for one record would depend on the others.
+        Unknown: the model goes in one pass with blank images and not with these.
     """
     if not len(records):
         return {name: p.new_empty((0, *p.shape)) for name, p in trainable(model).items()}
-    try:
-        return in_one_pass(model, objective, records, memory_for(model, records) if rows is None else rows)
-    except Unknown:
-        return by_vmap(model, objective, records)
+    rows = memory_for(model, records) if rows is None else rows
+    if goes_in_one_pass(model, objective, records, rows):
+        return in_one_pass(model, objective, records, rows)
+    return by_vmap(model, objective, records)
+
+
+def goes_in_one_pass(model: nn.Module, objective: Objective, records: Records, rows: Rows) -> bool:
+    """Say whether `in_one_pass` knows the whole model: asked once a model and a shape, of blank records."""
+    draws, answers = records.draws, _paths.setdefault(model, {})
+    key = (records.images.shape, records.images.dtype, draws.timesteps.shape[1], model.training)
+    key += tuple(trainable(model))
+    if key not in answers:
+        blank = Draws(torch.zeros_like(draws.timesteps), torch.zeros_like(draws.noise))
+        nobody = Records(torch.zeros_like(records.images), torch.zeros_like(records.labels), blank)
+        try:
+            in_one_pass(model, objective, nobody, rows)
+            answers[key] = True
+        except Unknown:
+            answers[key] = False
+    return answers[key]
+
+
+_paths: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], bool]] = WeakKeyDictionary()
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -88,9 +121,11 @@ def by_vmap(model: nn.Module, objective: Objective, records: Records) -> dict[st
         return objective.loss_one(lambda *a, **k: functional_call(model, (weights, fixed), a, k), *record)
 
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no batching rule
-        return vmap(grad(loss), in_dims=(None, 0, 0, 0, 0), randomness="error")(
+        found = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0), randomness="error")(
             params, records.images, records.labels, records.draws.timesteps, records.draws.noise
         )
+    # The gradient of a parameter that takes no part is one row for all records.
+    return {name: g.clone() if g.stride(0) == 0 else g for name, g in found.items()}
 
 
 class _Watch(TorchFunctionMode):
@@ -139,30 +174,35 @@ def _generator_states(device: torch.device) -> list[Tensor]:
 
 
 def micro_batches(
-    model: nn.Module, objective: Objective, records: Records, size: int
+    model: nn.Module, objective: Objective, records: Sample, size: int
 ) -> Iterator[Mapping[str, Tensor]]:
-    """Yield the per-example gradients of `records` in micro-batches computed at exactly `size` rows.
+    """Yield the per-example gradients of `records` in micro-batches of exactly `size` rows.
 
-    The last one is padded with copies of its first record; the padding's rows are cut off again.  Each is
-    gone, and cannot be read, when the next one is asked for: they share their memory.
+    The last one is padded with copies of its first record, whose gradients are then overwritten with zeros:
+    they add nothing to a sum, and what is done with a micro-batch is done at one shape.  Each is gone, and
+    cannot be read, when the next one is asked for: they share their memory.  Records are gathered one
+    micro-batch at a time, so memory does not depend on how many there are.
     """
-    if not len(records):
-        return
     rows = _spare.pop(model, None)
-    if rows is None or not rows.fits(trainable(model), size, records.draws.timesteps.shape[1]):
-        rows = Rows(trainable(model), size, records.draws.timesteps.shape[1])
     try:
         for start in range(0, len(records), size):
-            held = torch.arange(start, min(start + size, len(records)))
-            chunk = records.at(torch.cat([held, held[:1].expand(size - len(held))]))
+            n = min(size, len(records) - start)
+            chunk = records.at(torch.arange(start, start + n))
+            if n < size:
+                chunk = chunk.at(torch.cat([torch.arange(n), torch.zeros(size - n, dtype=torch.int64)]))
+            if rows is None or not rows.fits(trainable(model), size, chunk.draws.timesteps.shape[1]):
+                rows = memory_for(model, chunk)
             gradients = per_example_gradients(model, objective, chunk, rows)
             if gradients is rows:
-                yield rows.show(len(held))
+                yield rows.show(n)
             else:
-                yield {name: g[: len(held)] for name, g in gradients.items()}
+                for gradient in gradients.values():
+                    gradient[n:] = 0.0
+                yield gradients
     finally:
-        rows.close()
-        _spare[model] = rows
+        if rows is not None:
+            rows.close()
+            _spare[model] = rows
 
 
 _spare: WeakKeyDictionary[nn.Module, Rows] = WeakKeyDictionary()
@@ -172,7 +212,7 @@ _spare: WeakKeyDictionary[nn.Module, Rows] = WeakKeyDictionary()
 def is_position_independent(
     model: nn.Module, objective: Objective, *, image_shape: tuple[int, int, int], n_classes: int, size: int
 ) -> bool:
-    """Say whether micro-batches of `size` give a record the same gradient, to the bit, wherever it stands.
+    """Say whether micro-batches of `size` give a record the same gradient and norm, to the bit, at any place.
 
     Some kernels add up in another order at the edge of a batch whose size suits no vector register (3, 5
     and 11 were seen).  Taking one record away moves the others up by one place; were their gradients to
@@ -185,6 +225,8 @@ def is_position_independent(
     places, half = torch.arange(size), (size + 1) // 2
     moved = per_example_gradients(model, objective, records.at(places.roll(1)))
     if not all(torch.equal(g.roll(1, 0), moved[name]) for name, g in here.items()):
+        return False
+    if not torch.equal(record_norms(here).roll(1, 0), record_norms(moved)):
         return False
     beside = per_example_gradients(
         model, objective, records.at(torch.cat([places[:half], places.flip(0)[half:]]))

@@ -6,6 +6,10 @@ fact about integers, so the accountant's sensitivity never rests on floating-poi
 
 A record's gradient is read twice, in pieces that stay in the processor's cache, and never joined to one
 vector: once for its norm, once to be scaled, rounded, measured and added.
+
+A norm is a float and its last bit decides on which side of a fence a coordinate is rounded, so it must not
+depend on how many records there are: squares are added parameter by parameter, one record's apart from
+another's, and micro-batches come at one number of rows (`per_example.micro_batches`).
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from secure_fed_diffusion.dp.grid import IntegerGrid
 _EXACT_FLOAT32 = 1 << 24  # integers up to here, and sums that stay below, are exact in float32
 _BLOCK = 256  # coordinates whose float32 norm is taken at once
 _PIECE = 1 << 17  # coordinates of a micro-batch that are worked on at once
+_MIN_CLIP_NORM = 1e-12  # what vanishes when it is squared in float32 is far below
 _SMALL = 1 << 10  # parameters below are joined: a call costs more than their coordinates
 
 
@@ -58,10 +63,13 @@ def integer_sum(
     no other record; one with a NaN or an infinity (or a norm beyond float32) adds zero.
 
     Raises:
-        ValueError: `norm_bound` is too large for float32 to hold the integers.
+        ValueError: `norm_bound` is too large for float32 to hold the integers, or `clip_norm` too small for
+            it to hold the squares.
     """
     if grid.norm_bound > _EXACT_FLOAT32:
         raise ValueError(f"expected a norm bound of at most {_EXACT_FLOAT32}, got {grid.norm_bound}")
+    if grid.clip_norm < _MIN_CLIP_NORM:
+        raise ValueError(f"expected a clip norm of at least {_MIN_CLIP_NORM}, got {grid.clip_norm}")
     total = torch.zeros(length, dtype=torch.int64)
     for gradients in chunks:
         values = list(gradients.values())
@@ -75,18 +83,30 @@ def integer_sum(
 
 def _sums(gradients: Sequence[Tensor], grid: IntegerGrid) -> Iterator[Tensor]:
     """Yield, for each parameter (n, *shape), the sum of its rounded rows in the model's order: (numel,)."""
+    parts, large, small = _parts(gradients)
+    sums = rounded_sums(parts, grid)
+    found = dict(zip(large, sums, strict=False))
+    if small:
+        widths = [gradients[i].shape[1:].numel() for i in small]
+        found |= zip(small, sums[-1].split(widths), strict=True)
+    for i, gradient in enumerate(gradients):
+        yield in_model_order(found[i], gradient)
+
+
+def _parts(gradients: Sequence[Tensor]) -> tuple[list[Tensor], list[int], list[int]]:
+    """Return the rows of the large parameters, then of all small ones joined; and which are which."""
     rows = [flat_rows(gradient) for gradient in gradients]
     large = [i for i, each in enumerate(rows) if each.shape[1] >= _SMALL]
     small = [i for i, each in enumerate(rows) if each.shape[1] < _SMALL]
     parts = [rows[i] for i in large]
     if small:
         parts.append(torch.cat([rows[i] for i in small], dim=1))
-    sums = rounded_sums(parts, grid)
-    found = dict(zip(large, sums, strict=False))
-    if small:
-        found |= zip(small, sums[-1].split([rows[i].shape[1] for i in small]), strict=True)
-    for i, gradient in enumerate(gradients):
-        yield in_model_order(found[i], gradient)
+    return parts, large, small
+
+
+def record_norms(gradients: Mapping[str, Tensor]) -> Tensor:
+    """Return the norms that `integer_sum` clips the records of one micro-batch by: (n,) float64."""
+    return row_norms(_parts(list(gradients.values()))[0])
 
 
 def _axes(gradient: Tensor) -> list[int]:
@@ -95,7 +115,12 @@ def _axes(gradient: Tensor) -> list[int]:
 
 
 def flat_rows(gradient: Tensor) -> Tensor:
-    """Return (n, *shape) as float32 rows (n, coordinates in the order of memory), if possible uncopied."""
+    """Return (n, *shape) as float32 rows (n, coordinates in the order of memory), if possible uncopied.
+
+    Rows that share one memory (`vmap` gives them to a parameter that takes no part) are told apart first.
+    """
+    if gradient.stride(0) == 0:
+        gradient = gradient.clone()
     return gradient.permute(0, *_axes(gradient)).flatten(1).float()
 
 
@@ -137,9 +162,15 @@ def rounded_sums(parts: Sequence[Tensor], grid: IntegerGrid) -> list[Tensor]:
 
 
 def row_norms(parts: Sequence[Tensor]) -> Tensor:
-    """Return the norms of the rows, float64 (n,); only the test on the rounded integers is exact."""
-    norms = torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts])
-    return norms.double().square().sum(dim=0).sqrt()
+    """Return the norms of the rows, float64 (n,); only the test on the rounded integers is exact.
+
+    The squares of the parts are added one after the other: a reduction over (parts, n) would add them in
+    another order for another n.
+    """
+    squares = torch.zeros(len(parts[0]), dtype=torch.float64, device=parts[0].device)
+    for part in parts:
+        squares += torch.linalg.vector_norm(part, dim=1).double().square()
+    return squares.sqrt()
 
 
 def clip_factors(norms: Tensor, grid: IntegerGrid) -> Tensor:
@@ -169,14 +200,16 @@ def _correction(parts: Sequence[Tensor], factors: Tensor, row: int, bound: int) 
     """Return what to add to the sums so that this row is in the ball: by exact integers, (m_i,)."""
     scaled = [part[row] * factors[row] for part in parts]  # one product each: the same bits as before
     nearest = [each.round() for each in scaled]
-    if _exact_square(nearest) <= bound**2:
+    if _is_inside(nearest, bound):
         return [torch.zeros_like(each) for each in nearest]
     shorter = [each.trunc() for each in scaled]
-    if _exact_square(shorter) > bound**2:
+    if not _is_inside(shorter, bound):
         return [-each for each in nearest]
     return [new - old for new, old in zip(shorter, nearest, strict=True)]
 
 
-def _exact_square(row: Sequence[Tensor]) -> int:
-    """Return the squared norm of an integer-valued row in exact integers."""
-    return sum(int(part.to(torch.int64).square().sum()) for part in row)
+def _is_inside(row: Sequence[Tensor], bound: int) -> bool:
+    """Say, by exact integers, whether an integer-valued row has a norm of at most `bound`; NaN is outside."""
+    if not all(bool((part.abs() <= bound).all()) for part in row):  # so that no square overflows
+        return False
+    return sum(int(part.to(torch.int64).square().sum()) for part in row) <= bound**2

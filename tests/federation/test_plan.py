@@ -140,6 +140,45 @@ def test_two_plans_share_no_session() -> None:
     assert len(digests) == 3
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "run.seed=77",
+        "secagg.rounds_per_setup=5",
+        'secagg.profile="semi_honest"',
+        "federation.declared_records=1199",
+        "federation.reserved_attempts=3",
+        "model.norm_groups=1",
+        "model.layers_per_block=2",
+        "privacy.delta=9e-6",
+        "diffusion.timesteps=999",
+        "warmup.steps=199",
+    ],
+)
+def test_whatever_changes_the_computation_or_who_takes_part_changes_the_digest(override: str) -> None:
+    fixed = "privacy.noise_multiplier=20.0"  # so that the change alone tells, not another calibration
+    assert plan("distributed", fixed, override).digest != plan("distributed", fixed).digest
+
+
+def test_the_digest_holds_the_image_the_model_and_the_noise_to_the_last_bit() -> None:
+    it = plan("distributed")
+    last_bit = math.nextafter(it.noise_multiplier, math.inf)
+    others = [
+        replace(it, noise_multiplier=last_bit),
+        replace(it, image_shape=(1, 8, 16)),
+        replace(it, dimension=it.dimension + 1),
+        replace(it, rounds=it.rounds[::-1]),
+    ]
+    assert len({it.digest, *(other.digest for other in others)}) == 5
+
+
+def test_where_an_end_keeps_its_own_account_is_no_part_of_the_digest() -> None:
+    own = ('privacy.shared_ledger="/own"', "privacy.shared_epsilon=9.0")
+    it = plan("distributed")
+    assert plan("distributed", *own).digest == it.digest
+    assert plan("distributed", f"privacy.noise_multiplier={it.noise_multiplier!r}").digest == it.digest
+
+
 def test_float_updates_without_headroom_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"secagg\.modulus_bits"):
         plan("none", "secagg.modulus_bits=30")

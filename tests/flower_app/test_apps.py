@@ -190,7 +190,7 @@ import numpy as np
 text = Path(sys.argv[1]).read_text()
 s, known = config.parse(text), facts("digits")
 plan = make_plan(seed=0, federation=s.federation, secure_sum=s.secagg, privacy=s.privacy, modes=s.modes,
-    warmup=s.warmup, diffusion=s.diffusion, patch=1, image_shape=known.image_shape, n_classes=10,
+    warmup=s.warmup, diffusion=s.diffusion, model=s.model, image_shape=known.image_shape, n_classes=10,
     dimension=77, public_records=s.federation.declared_records)
 keys = {c: SigningKey(bytes([c + 1] * 32)) for c in range(5)}
 roster = Roster({c: key.public for c, key in keys.items()})

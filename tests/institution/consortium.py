@@ -113,7 +113,7 @@ class Coordinator:
             modes=settings.modes,
             warmup=settings.warmup,
             diffusion=settings.diffusion,
-            patch=settings.model.patch,
+            model=settings.model,
             image_shape=image_shape,
             n_classes=self.plan.n_classes,
             dimension=self.plan.dimension,

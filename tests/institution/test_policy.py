@@ -10,7 +10,6 @@ import pytest
 from secure_fed_diffusion import config
 from secure_fed_diffusion.errors import (
     BudgetExceededError,
-    DataError,
     FrameError,
     PolicyError,
     SecureFedDiffusionError,
@@ -171,7 +170,7 @@ def test_a_configuration_that_cannot_be_read_is_the_coordinator_s_fault(consorti
 def test_data_of_another_form_are_refused_without_a_word_on_their_number(consortium: Coordinator) -> None:
     larger = consortium.proposal(consortium.settings, (1, 16, 16), run_id="0f" * 16)
     error = refusal(consortium, larger)
-    assert isinstance(error, DataError)
+    assert isinstance(error, PolicyError)
     assert "(1, 16, 16)" in str(error)
     assert "30" not in str(error)
 

@@ -260,7 +260,7 @@ class Laboratory:
         """Run all rounds, with an eye on each client's own noise and on how many records it drew."""
         drawn: dict[int, list[npt.NDArray[np.int64]]] = {}
         batches: list[tuple[int, int]] = []
-        present, gather = Contributor._with_noise, ClientData.records
+        present, gather = Contributor._with_noise, ClientData.sample
 
         def watched(self: Contributor, integers: Any, release: Any) -> Any:
             before = integers.copy()
@@ -276,7 +276,7 @@ class Laboratory:
         outcomes = []
         with (
             patch.object(Contributor, "_with_noise", watched),
-            patch.object(ClientData, "records", counted),
+            patch.object(ClientData, "sample", counted),
         ):
             for outcome in it.rounds():
                 outcomes.append(outcome)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from secure_fed_diffusion.diffusion.objective import Draws, Objective, draw
 from secure_fed_diffusion.diffusion.settings import DiffusionSettings
+from secure_fed_diffusion.dp.grid import IntegerGrid
+from secure_fed_diffusion.training import per_example
 from secure_fed_diffusion.training.layers import Rows, Unknown
 from secure_fed_diffusion.training.per_example import (
     Records,
@@ -22,6 +24,7 @@ from secure_fed_diffusion.training.per_example import (
     micro_batches,
     per_example_gradients,
 )
+from secure_fed_diffusion.training.vectors import dimension, integer_sum
 from tests.training.test_per_example import CASES, build
 
 K = 2
@@ -154,6 +157,14 @@ UNKNOWN = {
         lambda it, x, _: nn.functional.linear(x, it.line.weight.tanh(), it.line.bias),
         **seeded(line=nn.Linear(8, 8)),
     ),
+    "a weight that is derived from one, beside a bias that is none": lambda: Denoiser(
+        lambda it, x, _: nn.functional.linear(it.line(x), it.line.weight.t(), it.line.bias),
+        **seeded(line=nn.Linear(8, 8)),
+    ),
+    "a bias that is derived from one": lambda: Denoiser(
+        lambda it, x, _: nn.functional.linear(it.line(x), it.line.weight, it.line.bias * 2),
+        **seeded(line=nn.Linear(8, 8)),
+    ),
     "groups": lambda: conv(3, groups=2),
     "padding by name": lambda: conv(3, padding="same"),
     "a layer of another type": lambda: Denoiser(
@@ -179,6 +190,47 @@ def test_what_they_do_not_know_is_refused_and_differentiated_by_vmap(name: str) 
         in_one_pass(model, OBJECTIVE, batch, memory_for(model, batch))
     same(per_example_gradients(model, OBJECTIVE, batch), by_vmap(model, OBJECTIVE, batch))
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_network_that_takes_another_way_with_some_records_is_an_error() -> None:
+    model = Denoiser(
+        lambda it, x, _: it.line(x) + (it.line.weight.sum() if bool(x.any()) else 0),
+        **seeded(line=nn.Linear(8, 8)),
+    )
+    with pytest.raises(Unknown, match="used by a function that has no rule"):
+        per_example_gradients(model, OBJECTIVE, records())
+
+
+def test_the_way_is_found_once_for_a_model_and_a_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = KNOWN["a kernel"](), []
+    honest = per_example.in_one_pass
+
+    def watch(model: nn.Module, objective: Objective, batch: Records, rows: Rows) -> Rows:
+        seen.append(bool(batch.images.any()))
+        return honest(model, objective, batch, rows)
+
+    monkeypatch.setattr(per_example, "in_one_pass", watch)
+    list(micro_batches(model, OBJECTIVE, records(6), 4))
+    list(micro_batches(model, OBJECTIVE, records(6), 4))
+    assert seen == [False] + [True] * 4
+
+
+def test_a_record_without_numbers_adds_zero_beside_a_large_parameter_that_takes_no_part() -> None:
+    model = Denoiser(
+        lambda it, x, _: it.line(x), **seeded(line=nn.Linear(8, 8), idle=nn.Linear(64, 64))
+    ).float()
+    batch = records(3)
+    batch.images[0] = float("nan")
+    batch = Records(
+        batch.images.float(), batch.labels, Draws(batch.draws.timesteps, batch.draws.noise.float())
+    )
+    grid = IntegerGrid.for_dimension(dimension(model), 1.0)
+    sums = [
+        integer_sum(micro_batches(model, OBJECTIVE, part, 16), grid, dimension(model))
+        for part in (batch, batch.at(torch.tensor([1, 2])))
+    ]
+    assert sums[0].any()
+    assert (sums[0] == sums[1]).all()
 
 
 def test_a_layer_that_draws_random_numbers_is_refused() -> None:

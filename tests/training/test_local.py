@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from secure_fed_diffusion.training.local import ClientData, LocalOptimizer, trai
 from secure_fed_diffusion.training.per_example import micro_batches
 from secure_fed_diffusion.training.vectors import dimension, flatten, integer_sum
 from tests.federation.small import seeded
+from tests.mutants.laboratory import Laboratory, digits
 
 OBJECTIVE = Objective(DiffusionSettings(timesteps=20))
 N = 24
@@ -59,13 +62,13 @@ def test_private_training_takes_the_planned_steps_on_the_sampled_records(
     data: ClientData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    honest = ClientData.records
+    honest = ClientData.sample
 
     def watch(self: ClientData, index: np.ndarray, *rest: object) -> object:
         seen.append((index.tolist(), rest[-1]))
         return honest(self, index, *rest)
 
-    monkeypatch.setattr(ClientData, "records", watch)
+    monkeypatch.setattr(ClientData, "sample", watch)
     private(unet(), data, steps=4)
     coins = seeded("coins")
     drawn = [np.flatnonzero(poisson_sample(N, 0.3, coins)).tolist() for _ in range(4)]
@@ -212,3 +215,33 @@ def test_records_keep_their_draws_whoever_stands_beside_them(data: ClientData) -
     assert torch.equal(alone.draws.noise, direct.noise)
     assert torch.equal(alone.draws.timesteps, direct.timesteps)
     assert len(data.records(np.arange(0), OBJECTIVE, KEY)) == 0
+
+
+@pytest.mark.parametrize("sampling_rate", [0.3, 1.0])
+def test_no_more_than_a_micro_batch_is_gathered_at_once(
+    sampling_rate: float, data: ClientData, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gathered = []
+    monkeypatch.setattr(local, "draw", lambda *a, keys: gathered.append(len(keys)) or draw(*a, keys=keys))
+    private(unet(), data, sampling_rate=sampling_rate)
+    assert 0 < max(gathered) <= 5
+    lab = Laboratory(tmp_path)
+    plan = lab.plan("distributed", f"modes.distributed.sampling_rate={sampling_rate}")
+    it = lab.contributor(
+        plan, 0, digits().train.subset(slice(0, 40)), entropy=seeded("noise"), coins=seeded("coins")
+    )
+    gathered.clear()
+    it.vector(plan.releases["training"], flatten(it.model).numpy(), number=1, attempt=0)
+    assert 0 < max(gathered) <= 16
+
+
+def test_what_is_gathered_in_parts_is_what_is_gathered_at_once(data: ClientData) -> None:
+    chosen = np.array([1, 2, 5, 7, 11, 20])
+    whole, sample = data.records(chosen, OBJECTIVE, KEY), data.sample(chosen, OBJECTIVE, KEY)
+    assert len(sample) == 6
+    for start, end in ((0, 4), (4, 6)):
+        part, index = sample.at(torch.arange(start, end)), torch.arange(start, end)
+        assert torch.equal(part.images, whole.images[index])
+        assert torch.equal(part.labels, whole.labels[index])
+        assert torch.equal(part.draws.timesteps, whole.draws.timesteps[index])
+        assert torch.equal(part.draws.noise, whole.draws.noise[index])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -15,7 +17,7 @@ from secure_fed_diffusion.training.micro_batch import (
     SIZES,
     activation_bytes,
     fitting,
-    memory_at_hand,
+    memory_of,
     resolve,
 )
 
@@ -46,9 +48,9 @@ def test_the_largest_size_that_memory_holds_is_taken(
 ) -> None:
     one = activation_bytes(model, OBJECTIVE, SHAPE, CLASSES) + 4 * sum(p.numel() for p in model.parameters())
     for size in SIZES:
-        monkeypatch.setattr(micro_batch, "memory_at_hand", lambda _, size=size: 4 * one * (size + 3))
+        monkeypatch.setattr(micro_batch, "memory_of", lambda _, size=size: 4 * one * (size + 3))
         assert fitting(model, OBJECTIVE, SHAPE, CLASSES)[0] == size
-    monkeypatch.setattr(micro_batch, "memory_at_hand", lambda _: 0)
+    monkeypatch.setattr(micro_batch, "memory_of", lambda _: 0)
     assert fitting(model, OBJECTIVE, SHAPE, CLASSES) == SIZES[-1:]
 
 
@@ -82,5 +84,38 @@ def test_a_configured_size_is_kept(model: nn.Module) -> None:
     assert chosen(model, 16) == 16
 
 
-def test_memory_at_hand_is_less_than_the_machine_has() -> None:
-    assert 1 << 20 < memory_at_hand(torch.device("cpu")) < 1 << 50
+def test_memory_is_what_the_machine_has_whoever_uses_it() -> None:
+    before = memory_of(torch.device("cpu"))
+    held = torch.ones(1 << 22)  # 16 MiB that are really there
+    assert 1 << 20 < memory_of(torch.device("cpu")) == before < 1 << 50
+    assert len(held)
+
+
+def test_the_lower_limit_of_a_container_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Path.read_text
+
+    def limited(self: Path, *arguments: object, **named: object) -> str:
+        return f"{1 << 21}\n" if self.name == "memory.max" else read(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "read_text", limited)
+    assert memory_of(torch.device("cpu")) == 1 << 21
+
+
+@pytest.mark.parametrize("change", ["threads", "dtype", "multiplicity", "shape"])
+def test_a_choice_holds_for_what_it_was_made_for_alone(
+    change: str, model: nn.Module, exact: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(micro_batch, "fitting", lambda *_: SIZES)
+    monkeypatch.setattr(per_example, "agrees_with_vmap", lambda *_, **__: True)
+    assert chosen(model, "auto") == 64
+    exact -= {64}
+    objective, shape = OBJECTIVE, SHAPE
+    if change == "threads":
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
+    elif change == "dtype":
+        model = model.double()
+    elif change == "multiplicity":
+        objective = Objective(DiffusionSettings(timesteps=20, noise_multiplicity=7))
+    else:
+        shape = (1, 16, 16)
+    assert resolve("auto", model, objective, image_shape=shape, n_classes=CLASSES) == 32

@@ -123,3 +123,63 @@ def test_weights_survive_the_way_through_a_vector() -> None:
     assert torch.equal(flatten(model), weights * 2)
     with pytest.raises(ValueError, match="expected 26 weights, got 27"):
         load_flat(model, torch.cat([weights, weights[:1]]))
+
+
+def deep_chunk(n: int, parts: int = 47) -> dict[str, torch.Tensor]:
+    """Return `n` records' gradients of so many large parameters, of norms near and beyond the clip."""
+    generator = torch.Generator().manual_seed(7)
+    sizes = (
+        torch.randn((parts, n, 1), generator=generator).mul(4).exp()
+    )  # so that the order of addition shows
+    return {str(i): torch.randn((n, 1024), generator=generator) * sizes[i] for i in range(parts)}
+
+
+def test_no_record_changes_another_s_norm_or_integers_by_a_bit_in_a_deep_network() -> None:
+    size = 16
+    whole = deep_chunk(size)
+    length = 1024 * len(whole)
+    grid = IntegerGrid.for_dimension(length, clip_norm=1.0)
+    norms = vectors.record_norms(whole)
+
+    def summed(rows: slice) -> np.ndarray:
+        return integer_sum([{name: g[rows].clone() for name, g in whole.items()}], grid, length)
+
+    added = 0
+    for n in range(1, size + 1):
+        assert torch.equal(vectors.record_norms({name: g[:n] for name, g in whole.items()}), norms[:n])
+        added = added + summed(slice(n - 1, n))
+        assert np.array_equal(summed(slice(0, n)), added)
+
+
+@pytest.mark.parametrize("n", [1, 7, 16])
+def test_the_sum_of_a_padded_micro_batch_is_that_of_its_records(n: int) -> None:
+    whole = deep_chunk(16, parts=3)
+    for gradient in whole.values():
+        gradient[n:] = 0.0
+    grid = IntegerGrid.for_dimension(3 * 1024, clip_norm=1.0)
+    alone = integer_sum([{name: g[:n].clone() for name, g in whole.items()}], grid, 3 * 1024)
+    assert np.array_equal(integer_sum([whole], grid, 3 * 1024), alone)
+
+
+def test_a_clip_norm_whose_squares_float32_loses_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a clip norm of at least 1e-12"):
+        integer_sum([], IntegerGrid.for_dimension(7, clip_norm=9e-13), 7)
+    smallest = IntegerGrid.for_dimension(50, clip_norm=1e-12)
+    for magnitude in (1e-12, 1e-16, 1e-20, 1e-24, 1e-38):
+        rows = torch.from_numpy(np.random.default_rng(8).normal(size=(4, 50)).astype(np.float32)) * magnitude
+        assert max(squares(round_rows(rows, smallest))) <= smallest.norm_bound**2
+
+
+@pytest.mark.parametrize("entry", [float("nan"), float("inf"), 2.0**32, 2.0**63])
+def test_an_entry_whose_square_overflows_is_outside(entry: float) -> None:
+    assert not vectors._is_inside([torch.zeros(3), torch.tensor([0.0, entry])], 64)  # 2^64 wraps to 0
+    assert vectors._is_inside([torch.zeros(3), torch.tensor([0.0, -64.0])], 64)
+
+
+def test_a_record_without_numbers_spoils_no_row_that_shares_its_memory() -> None:
+    grid = IntegerGrid.for_dimension(4096 + 2048, clip_norm=1.0)
+    used = torch.ones(3, 4096)
+    used[1, 5] = float("nan")
+    chunk = {"used": used, "shared": torch.ones(2048).expand(3, 2048)}
+    two = {"used": torch.ones(2, 4096), "shared": torch.ones(2, 2048)}
+    assert np.array_equal(integer_sum([chunk], grid, 6144), integer_sum([two], grid, 6144))

@@ -27,6 +27,7 @@ mutant = ROWS.mutant
 )
 def _multiplicity_outside_the_clip(honest: Honest) -> Honest:
     def micro_batches(model: Any, objective: Any, records: Records, size: int) -> Any:
+        records = records.at(torch.arange(len(records)))
         for k in range(records.draws.timesteps.shape[1]):
             draws = replace(
                 records.draws,
@@ -46,9 +47,13 @@ def _multiplicity_outside_the_clip(honest: Honest) -> Honest:
 )
 def _padding_counts(honest: Honest) -> Honest:
     def micro_batches(model: Any, objective: Any, records: Records, size: int) -> Any:
-        for chunk in honest(model, objective, records, size):
-            n = len(next(iter(chunk.values())))
-            yield {name: torch.cat([g, g[:1].expand(size - n, *g.shape[1:])]) for name, g in chunk.items()}
+        for start, chunk in zip(
+            range(0, len(records), size), honest(model, objective, records, size), strict=True
+        ):
+            n = min(size, len(records) - start)
+            yield {
+                name: torch.cat([g[:n], g[:1].expand(size - n, *g.shape[1:])]) for name, g in chunk.items()
+            }
 
     return micro_batches
 
@@ -65,11 +70,7 @@ def _padding_counts(honest: Honest) -> Honest:
 def _no_padding(honest: Honest) -> Honest:
     def micro_batches(model: Any, objective: Any, records: Records, size: int) -> Any:
         for start in range(0, len(records), size):
-            rows = torch.arange(start, min(start + size, len(records)))
-            draws = replace(
-                records.draws, timesteps=records.draws.timesteps[rows], noise=records.draws.noise[rows]
-            )
-            part = Records(records.images[rows], records.labels[rows], draws)
+            part = records.at(torch.arange(start, min(start + size, len(records))))
             yield per_example_gradients(model, objective, part)
 
     return micro_batches
@@ -132,7 +133,8 @@ def _mean_of_the_sample(honest: Honest) -> Honest:
 
         def counted() -> Any:
             for chunk in chunks:
-                sizes.append(len(next(iter(chunk.values()))))
+                drawn = sum(g.flatten(1).abs().sum(dim=1) for g in chunk.values()) > 0  # the rest is padding
+                sizes.append(int(drawn.sum()))
                 yield chunk
 
         return honest(counted(), grid, length) * 20 // max(1, sum(sizes))

@@ -131,7 +131,7 @@ def _own_sample(lab: Laboratory) -> str | None:
     release, images = plan.releases["training"], digits().train.subset(slice(0, HELD))
     weights = flatten(TinyDenoiser()).numpy()
     chosen: list[npt.NDArray[np.intp]] = []
-    gather = ClientData.records
+    gather = ClientData.sample
 
     def watched(self: ClientData, index: Any, *arguments: Any) -> Any:
         chosen.append(index)
@@ -139,7 +139,7 @@ def _own_sample(lab: Laboratory) -> str | None:
 
     for seed in range(16):
         it = lab.contributor(plan, 0, images, entropy=system, coins=seeded("coins", seed))
-        with patch.object(ClientData, "records", watched):
+        with patch.object(ClientData, "sample", watched):
             it.vector(release, weights, number=1, attempt=0)
         flags = poisson_sample(len(images), release.mechanism.sampling_rate, seeded("coins", seed))
         if not np.array_equal(chosen[-1], np.flatnonzero(flags)):
