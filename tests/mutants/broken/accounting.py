@@ -101,8 +101,8 @@ def _no_composition(honest: Honest) -> Honest:
 )
 def _attempts_not_reserved(honest: Honest) -> Honest:
     def max_charges(self: Plan) -> dict[str, int]:
-        once = replace(self.federation, reserved_attempts=0)
-        return dict(honest(replace(self, federation=once)))
+        repeats = {name: self.federation.reserved_attempts * r.steps for name, r in self.releases.items()}
+        return {name: count - repeats[name] if count else 0 for name, count in honest(self).items()}
 
     return max_charges
 
