@@ -12,7 +12,6 @@ import struct
 from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +52,8 @@ from flwr.supercore.primitives.asymmetric import (
 from flwr.supercore.task_identity import TaskIdentity
 
 from secure_fed_diffusion.secagg.codec import HEADER_BYTES
+
+logging.getLogger("flwr").setLevel(logging.CRITICAL)  # it writes each stage of each client to the terminal
 
 mask = pseudo_rand_gen
 combine = combine_shares
@@ -212,6 +213,5 @@ def run_workflow(
         client_manager=SimpleNamespace(num_available=lambda: len(clients)),
     )
     workflow = SecAggPlusWorkflow(num_shares=len(clients), reconstruction_threshold=threshold)
-    with mock.patch.object(logging.getLogger("flwr"), "disabled", True):
-        workflow(_Grid(clients, silent), context)
+    workflow(_Grid(clients, silent), context)
     return None if strategy.aggregate is None else parameters_to_ndarrays(strategy.aggregate)[0]
