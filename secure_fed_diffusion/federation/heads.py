@@ -2,8 +2,9 @@
 
 A hash chain without a key shows no cut tail.  So a client signs (label, run, client, line, head) after
 each charge is on disk and puts that into the frame that the charge pays for; the server keeps all of
-them and shows the latest to every client, and each client keeps its peers'.  Whoever is shown a head
-that goes backwards, or another head of the same line, refuses it.  A client that is shown its own head
+them and shows the latest to the client itself and to its `WITNESSES`: everybody in a small run, and in a
+large one so many peers, whom the roster decides.  Each client keeps what it is shown.  Whoever is shown a
+head that goes backwards, or another head of the same line, refuses it.  A client that is shown its own head
 from beyond its ledger's end learns that its ledger was rolled back, and stops.
 
 Not protected against: a cut behind the last signed head (a charge whose frame never left leaves none);
@@ -22,6 +23,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -30,8 +32,10 @@ from secure_fed_diffusion.errors import FrameError, LedgerError
 from secure_fed_diffusion.secagg.signing import Roster, SigningKey
 
 LABEL_HEAD = b"secure_fed_diffusion ledger head v1"
+LABEL_RING = b"secure_fed_diffusion ring of witnesses v1"
 _FORM = struct.Struct("<II32s64s")
 HEAD_BYTES = _FORM.size
+WITNESSES = 32  # how many peers each client's head is shown to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,10 @@ class SignedHead:
         return cls(client_id=client_id, line=line, head=head, signature=signature)
 
 
+def _rank(roster: Roster, client_id: int) -> bytes:
+    return sha256(LABEL_RING + roster.root + struct.pack("<I", client_id)).digest()
+
+
 def _statement(run_id: str, client_id: int, line: int, head: bytes) -> bytes:
     run = run_id.encode()
     return LABEL_HEAD + struct.pack("<I", len(run)) + run + struct.pack("<II", client_id, line) + head
@@ -86,6 +94,8 @@ class HeadBook:
         self._run_id, self._roster, self._path, self._keep_all = run_id, roster, path, keep_all
         self._latest: dict[int, SignedHead] = {}
         self._unsaved: list[SignedHead] = []
+        self._ring = sorted(roster, key=lambda client_id: _rank(roster, client_id))
+        self._place = {client_id: place for place, client_id in enumerate(self._ring)}
         if path is not None and path.exists():
             whole, _, torn = path.read_bytes().rpartition(b"\n")
             if torn:
@@ -97,6 +107,16 @@ class HeadBook:
     def latest(self) -> Mapping[int, SignedHead]:
         """The latest head of each client that was shown one."""
         return MappingProxyType(self._latest)
+
+    def shown_to(self, client_id: int) -> tuple[SignedHead, ...]:
+        """Return the latest heads that this client is to see: its own, and those that it is a witness of.
+
+        The clients stand in a ring, in an order that hangs on every key of the roster, so that nobody picks
+        its own witnesses; each sees those before it.
+        """
+        place, seen = self._place[client_id], min(WITNESSES, len(self._ring) - 1)
+        clients = (self._ring[place - step] for step in range(seen + 1))
+        return tuple(self._latest[client] for client in clients if client in self._latest)
 
     def learn(self, head: SignedHead) -> None:
         """Take a head, or refuse it.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -32,11 +32,15 @@ SETUP = 6  # server: begin a key set-up for several rounds
 ROUND = 7  # server: announcement, slot, and the secure sum's frame that opens it
 NONCE_BYTES = 16
 
-_HEADER = struct.Struct("<BIIQI")
+_HEADER = struct.Struct("<BIIQ")
 _SETUP = struct.Struct(f"<BB{NONCE_BYTES}s")
-_ROUND = struct.Struct("<BIQ")
+_ROUND = struct.Struct("<BI")
+_N_HEADS = struct.Struct("<I")
 _RELEASES: tuple[ReleaseName, ...] = get_args(ReleaseName)
 _LABEL_BINDING = b"secure_fed_diffusion round, attempt and model of a slot v1"
+
+Shown = Callable[[int], Sequence[SignedHead]]
+"""`shown(client_id)`: the signed heads that this client is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +65,12 @@ class Announcement:
 
     def encode(self) -> bytes:
         """Return the frame."""
-        header = _HEADER.pack(ANNOUNCE, self.round, self.attempt, len(self.weights), len(self.heads))
-        heads = b"".join(head.encode() for head in self.heads)
-        return header + self.weights.astype("<f4").tobytes() + heads
+        return self.encode_model() + _encode_heads(self.heads)
+
+    def encode_model(self) -> bytes:
+        """Return what the frames to all clients have in common: the frame without the heads."""
+        header = _HEADER.pack(ANNOUNCE, self.round, self.attempt, len(self.weights))
+        return header + self.weights.astype("<f4").tobytes()
 
     @classmethod
     def decode(cls, frame: bytes | memoryview, dimension: int) -> Announcement:
@@ -72,24 +79,30 @@ class Announcement:
         Raises:
             FrameError: wrong length, another model's size, or a weight that is no number.
         """
+        announcement, end = cls.read(frame, dimension)
+        if end != len(frame):
+            raise FrameError(f"expected an announcement of {end} bytes, got {len(frame)}")
+        return announcement
+
+    @classmethod
+    def read(cls, frame: bytes | memoryview, dimension: int) -> tuple[Announcement, int]:
+        """Read a frame that may go on behind its heads; return where they end as well."""
         model_end = _HEADER.size + 4 * dimension
-        if len(frame) < model_end or frame[0] != ANNOUNCE:
-            raise FrameError(f"expected an announcement of at least {model_end} bytes, got {len(frame)}")
-        _, number, attempt, length, n_heads = _HEADER.unpack_from(frame)
-        if len(frame) != model_end + n_heads * HEAD_BYTES:
-            raise FrameError(
-                f"expected an announcement of {model_end} bytes and {n_heads} heads, got {len(frame)}"
-            )
+        heads_at = model_end + _N_HEADS.size
+        if len(frame) < heads_at or frame[0] != ANNOUNCE:
+            raise FrameError(f"expected an announcement of at least {heads_at} bytes, got {len(frame)}")
+        _, number, attempt, length = _HEADER.unpack_from(frame)
         if length != dimension:
             raise FrameError(f"expected a model of {dimension} parameters, got {length}")
         weights = np.frombuffer(frame[_HEADER.size : model_end], dtype="<f4").astype(np.float32)
         if not np.isfinite(weights).all():
             raise FrameError("the announced model holds a weight that is no finite number")
-        heads = tuple(
-            SignedHead.decode(bytes(frame[start : start + HEAD_BYTES]))
-            for start in range(model_end, len(frame), HEAD_BYTES)
-        )
-        return cls(number, attempt, weights, heads)
+        end = heads_at + _N_HEADS.unpack_from(frame, model_end)[0] * HEAD_BYTES
+        if end > len(frame):
+            raise FrameError(f"truncated: {len(frame)} bytes, the heads end at {end}")
+        places = range(heads_at, end, HEAD_BYTES)
+        heads = tuple(SignedHead.decode(bytes(frame[start : start + HEAD_BYTES])) for start in places)
+        return cls(number, attempt, weights, heads), end
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,43 +146,61 @@ class Opening:
         """
         if len(frame) < _ROUND.size or frame[0] != ROUND:
             raise FrameError(f"expected the opening of a round, got {len(frame)} bytes")
-        _, slot, length = _ROUND.unpack_from(frame)
-        end = _ROUND.size + length
-        if end > len(frame):
-            raise FrameError(f"truncated: {len(frame)} bytes, the announcement ends at {end}")
-        announced = memoryview(frame)[_ROUND.size : end]
-        return cls(slot, Announcement.decode(announced, dimension), frame[end:])
+        _, slot = _ROUND.unpack_from(frame)
+        announcement, end = Announcement.read(memoryview(frame)[_ROUND.size :], dimension)
+        return cls(slot, announcement, frame[_ROUND.size + end :])
 
 
-class Openings(Mapping[int, bytes]):
-    """The frames that open one attempt, by client; put together when asked for.
+class Frames(Mapping[int, bytes]):
+    """Frames by client that begin alike; put together when asked for.
 
-    Their model is the same, so a thousand of them take no more memory than one.
+    The model is what they have in common, so a thousand of them take hardly more memory than one.
     """
 
-    def __init__(self, slot: int, announcement: Announcement, frames: Mapping[int, bytes]) -> None:
-        announced = announcement.encode()
-        self._common = _ROUND.pack(ROUND, slot, len(announced)) + announced
-        self._frames = frames
+    def __init__(self, common: bytes, own: Mapping[int, bytes]) -> None:
+        self._common, self._own = common, own
 
     def __getitem__(self, client_id: int) -> bytes:
-        return self._common + self._frames[client_id]
+        return self._common + self._own[client_id]
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._frames)
+        return iter(self._own)
 
     def __len__(self) -> int:
-        return len(self._frames)
+        return len(self._own)
 
     @property
     def n_bytes(self) -> int:
         """The length of all frames together."""
-        return len(self) * len(self._common) + sum(map(len, self._frames.values()))
+        return len(self) * len(self._common) + sum(map(len, self._own.values()))
+
+
+def show_nothing(client_id: int) -> Sequence[SignedHead]:
+    """Show no heads: `Shown` of a run that has none."""
+    return ()
+
+
+def announcements(announcement: Announcement, cohort: Iterable[int], shown: Shown = show_nothing) -> Frames:
+    """Return the frame that announces a round to each of `cohort`."""
+    own = {client_id: _encode_heads(shown(client_id)) for client_id in cohort}
+    return Frames(announcement.encode_model(), own)
+
+
+def openings(
+    slot: int, announcement: Announcement, frames: Mapping[int, bytes], shown: Shown = show_nothing
+) -> Frames:
+    """Return what opens a round in a slot of a set-up, to each client of the secure sum's `frames`."""
+    own = {client_id: _encode_heads(shown(client_id)) + frame for client_id, frame in frames.items()}
+    return Frames(_ROUND.pack(ROUND, slot) + announcement.encode_model(), own)
+
+
+def _encode_heads(heads: Sequence[SignedHead]) -> bytes:
+    return _N_HEADS.pack(len(heads)) + b"".join(head.encode() for head in heads)
 
 
 def count_bytes(frames: Mapping[int, bytes]) -> int:
     """Return the length of all frames together."""
-    return frames.n_bytes if isinstance(frames, Openings) else sum(map(len, frames.values()))
+    return frames.n_bytes if isinstance(frames, Frames) else sum(map(len, frames.values()))
 
 
 def wrap(phase: str, frame: bytes) -> bytes:

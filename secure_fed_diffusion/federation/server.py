@@ -25,7 +25,12 @@ from secure_fed_diffusion.entropy import Entropy, system
 from secure_fed_diffusion.errors import LedgerError, SecureAggregationError, UnderNoisedError
 from secure_fed_diffusion.federation.class_means import estimate_means
 from secure_fed_diffusion.federation.heads import HeadBook, detach
-from secure_fed_diffusion.federation.messages import Announcement, decode_plain
+from secure_fed_diffusion.federation.messages import (
+    Announcement,
+    announcements,
+    decode_plain,
+    show_nothing,
+)
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.release import Release, draw_noise
 from secure_fed_diffusion.federation.settings import StepSettings
@@ -86,11 +91,11 @@ class Server:
         """
         self._number = number
         self._plain, self.refused = {}, {}
-        heads = tuple(self._heads.latest.values()) if self._heads else ()
-        announcement = Announcement(number, attempt, flatten(self.model).numpy(), heads)
+        shown = self._heads.shown_to if self._heads else show_nothing
+        announcement = Announcement(number, attempt, flatten(self.model).numpy())
         if self._sums is not None:
-            return self._sums.open(announcement)
-        return dict.fromkeys(self._plan.rounds[number - 1].cohort, announcement.encode())
+            return self._sums.open(announcement, shown)
+        return announcements(announcement, self._plan.rounds[number - 1].cohort, shown)
 
     def take(self, replies: Mapping[int, bytes]) -> Mapping[int, bytes]:
         """Take the answers of the current phase; return the frames of the next, or {} once the sum is known.

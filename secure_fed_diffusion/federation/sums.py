@@ -18,7 +18,16 @@ from dataclasses import dataclass, field
 from secure_fed_diffusion import secagg
 from secure_fed_diffusion.entropy import Entropy, system
 from secure_fed_diffusion.errors import PhaseError, RecoveryError
-from secure_fed_diffusion.federation.messages import NONCE_BYTES, Announcement, Openings, SetupCall, wrap
+from secure_fed_diffusion.federation.messages import (
+    NONCE_BYTES,
+    Announcement,
+    SetupCall,
+    Shown,
+    announcements,
+    openings,
+    show_nothing,
+    wrap,
+)
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.schedule import ReleaseName
 from secure_fed_diffusion.secagg.phases import ROUND_START
@@ -47,6 +56,7 @@ class SecureSums:
         self._setup: _Setup | None = None
         self._machine: secagg.Server | None = None
         self._announcement: Announcement | None = None
+        self._shown: Shown = show_nothing
         self._left_out: tuple[int, ...] = ()
 
     @property
@@ -65,10 +75,13 @@ class SecureSums:
         """The clients of the round's cohort that are not in its set-up, and so not asked; () before it."""
         return self._left_out
 
-    def open(self, announcement: Announcement) -> Mapping[int, bytes]:
-        """Begin an attempt at a round; return the first frame for each client that is asked."""
+    def open(self, announcement: Announcement, shown: Shown = show_nothing) -> Mapping[int, bytes]:
+        """Begin an attempt at a round; return the first frame for each client that is asked.
+
+        `shown` says which signed heads travel with the model, to each its own.
+        """
         plan, planned = self._plan, self._plan.rounds[announcement.round - 1]
-        self._announcement, self._left_out = announcement, ()
+        self._announcement, self._shown, self._left_out = announcement, shown, ()
         if plan.rounds_per_setup > 1:
             if self._setup is not None and self._is_fit(self._setup, planned.release, planned.cohort):
                 return self._open_slot(self._setup)
@@ -81,7 +94,7 @@ class SecureSums:
             roster=self._roster,
         )
         self._machine = secagg.Server(session)
-        return dict.fromkeys(planned.cohort, announcement.encode())
+        return announcements(announcement, planned.cohort, shown)
 
     def receive(self, client_id: int, frame: bytes) -> None:
         """Take one client's frame of the current phase.
@@ -139,4 +152,4 @@ class SecureSums:
         frames = setup.machine.begin(setup.slot, model_digest=announcement.binding, participants=cohort)
         self._left_out = tuple(client_id for client_id in cohort if client_id not in frames)
         setup.members.difference_update(frames)  # until they answer
-        return Openings(setup.slot, announcement, frames)
+        return openings(setup.slot, announcement, frames, self._shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections import Counter
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +17,7 @@ from secure_fed_diffusion.errors import FrameError, LedgerError, RunError
 from secure_fed_diffusion.federation.folder import Folder, open_identities
 from secure_fed_diffusion.federation.heads import (
     HEAD_BYTES,
+    WITNESSES,
     HeadBook,
     SignedHead,
     Witness,
@@ -25,7 +27,7 @@ from secure_fed_diffusion.federation.heads import (
     read_roster,
     write_roster,
 )
-from secure_fed_diffusion.federation.messages import Announcement
+from secure_fed_diffusion.federation.messages import Announcement, Opening, announcements, openings
 from secure_fed_diffusion.federation.rounds import run_rounds
 from secure_fed_diffusion.secagg.signing import Roster, SigningKey
 from tests.dp.plans import terms
@@ -164,6 +166,35 @@ def test_heads_travel_with_the_model_and_with_the_contribution() -> None:
     assert len(sent.encode()) - len(Announcement(3, 1, weights).encode()) == 2 * HEAD_BYTES == 208
     assert detach(attach(signed(1, 5), b"frame"), 1) == (signed(1, 5), b"frame")
     assert attach(None, b"frame") == b"frame"
+
+
+def test_each_client_is_shown_its_own_head_and_those_of_a_fixed_number_of_peers() -> None:
+    keys = {client_id: SigningKey(client_id.to_bytes(32, "little")) for client_id in range(1, 101)}
+    roster = Roster({client_id: key.public for client_id, key in keys.items()})
+    book = HeadBook("run", roster)
+    for client_id, key in keys.items():
+        book.learn(SignedHead.sign(key, run_id="run", client_id=client_id, line=4, head="ab" * 32))
+    shown = {client_id: [head.client_id for head in book.shown_to(client_id)] for client_id in keys}
+    assert all(own in seen and len(set(seen)) == WITNESSES + 1 for own, seen in shown.items())
+    witnesses = Counter(peer for own, seen in shown.items() for peer in seen if peer != own)
+    assert set(witnesses.values()) == {WITNESSES}
+    # another key of anybody's, and everybody has other peers: nobody picks whom it stands beside
+    other = Roster({**roster.publics, 100: SigningKey(bytes([9] * 32)).public})
+    assert HeadBook("run", other)._ring != book._ring
+    frames = announcements(Announcement(3, 1, np.zeros(4, np.float32)), (1, 2), book.shown_to)
+    assert {head.client_id for head in Announcement.decode(frames[2], 4).heads} == set(shown[2])
+    opened = openings(3, Announcement(3, 1, np.zeros(4, np.float32)), {2: b"sum"}, book.shown_to)
+    read = Opening.decode(opened[2], 4)
+    assert {head.client_id for head in read.announcement.heads} == set(shown[2])
+    assert read.frame == b"sum"
+
+
+def test_in_a_small_run_everybody_is_a_witness_of_everybody() -> None:
+    book = HeadBook("run", ROSTER)
+    assert book.shown_to(1) == ()
+    for client_id in KEYS:
+        book.learn(signed(client_id, 4))
+    assert all({head.client_id for head in book.shown_to(client_id)} == set(KEYS) for client_id in KEYS)
 
 
 def test_frames_with_half_a_head_or_anothers_are_refused() -> None:

@@ -27,8 +27,8 @@ from secure_fed_diffusion.federation.messages import (
     NONCE_BYTES,
     Announcement,
     Opening,
-    Openings,
     SetupCall,
+    openings,
     unwrap,
     wrap,
 )
@@ -141,7 +141,7 @@ def test_the_warm_up_has_a_set_up_of_its_own_with_no_more_slots_than_it_can_use(
 
 def test_frames_that_are_put_together_late_are_as_long_as_they_say() -> None:
     weights = np.arange(3, dtype=np.float32)
-    frames = Openings(7, Announcement(2, 1, weights), {4: b"four", 5: b"fives"})
+    frames = openings(7, Announcement(2, 1, weights), {4: b"four", 5: b"fives"})
     assert frames.n_bytes == sum(map(len, frames.values()))
     read = Opening.decode(frames[5], 3)
     assert (read.slot, read.announcement.round, read.announcement.attempt, read.frame) == (7, 2, 1, b"fives")
@@ -314,7 +314,7 @@ def delivery(it: Federation, slot: int, announcement: Announcement, cohort: tupl
     frames = {
         c: codec.pack(Kind.SHARE_DELIVERY, session_id=bound.id, client_id=c, payload=empty) for c in cohort
     }
-    return Openings(slot, announcement, frames)
+    return openings(slot, announcement, frames)
 
 
 def model(it: Federation, value: float = 0.0) -> np.ndarray:
@@ -394,7 +394,7 @@ def test_a_slot_before_the_last_one_is_gone_even_if_it_was_never_used() -> None:
     honest = it.server._sums._setup.machine.begin(
         3, model_digest=Announcement(1, 0, model(it)).binding, participants=cohort
     )
-    me.handle(Openings(3, Announcement(1, 0, model(it)), honest)[me.client_id])
+    me.handle(openings(3, Announcement(1, 0, model(it)), honest)[me.client_id])
     for slot in (1, 2, 3):
         with pytest.raises(PhaseError, match="used or burned"):
             me.handle(delivery(it, slot, Announcement(1, 1, model(it)), cohort)[me.client_id])
@@ -455,7 +455,7 @@ def test_two_groups_that_were_shown_two_models_unmask_for_neither() -> None:
         for c in right
     }
     for client_id in right:
-        it.clients[client_id].handle(Openings(1, other, frames)[client_id])
+        it.clients[client_id].handle(openings(1, other, frames)[client_id])
     ours = machine.session.slot(
         1, model_digest=Announcement(1, 0, flatten(it.server.model).numpy()).binding, participants=cohort
     )
@@ -530,15 +530,15 @@ def test_frames_of_the_other_kind_of_set_up_are_refused() -> None:
         several.clients[me].handle(announced.encode())
     for frame in (
         SetupCall("training", system(NONCE_BYTES)).encode(),
-        Openings(1, announced, {me: b""})[me],
+        openings(1, announced, {me: b""})[me],
     ):
         with pytest.raises(PolicyError, match="1 rounds a set-up"):
             one.clients[me].handle(frame)
     with pytest.raises(PhaseError, match="in no set-up for sums of training"):
-        several.clients[me].handle(Openings(1, announced, {me: b""})[me])
+        several.clients[me].handle(openings(1, announced, {me: b""})[me])
     several.clients[me].handle(SetupCall("prototypes", system(NONCE_BYTES)).encode())
     with pytest.raises(PhaseError, match="in no set-up for sums of training"):
-        several.clients[me].handle(Openings(1, announced, {me: b""})[me])
+        several.clients[me].handle(openings(1, announced, {me: b""})[me])
 
 
 def test_a_bare_masked_input_has_no_round_to_belong_to() -> None:
