@@ -10,6 +10,7 @@ from typing import Any
 from experiments.flower_rounds import figure
 
 BEGINS, ENDS = "<!-- written by run.py from results.json -->", "<!-- end -->"
+SPREAD_OVER = (10, 15, 20, 50)
 HEAD = (
     "| workload | variant | exchanges | seconds (least–largest) | times plain | training | Flower's start "
     "| waiting | mod | server | set-up's share | kB down, up |\n"
@@ -45,11 +46,33 @@ def rows(document: dict[str, Any]) -> str:
     return written
 
 
+def amortised(document: dict[str, Any]) -> str:
+    """Say what the multi-round profile takes where a set-up pays for more rounds, or for none."""
+    said = []
+    for workload in figure.WORKLOADS:
+        plain, ours = (figure.summary(document, workload, variant) for variant in ("plain", "multi_round"))
+        if not (plain and ours):
+            continue
+        setup = ours["setup"] * document["setup_rounds"]
+        times = (
+            f"{(ours['whole'] - ours['setup'] + setup / n) / plain['whole']:.2f} at {n}" for n in SPREAD_OVER
+        )
+        said.append(f"{workload}: {', '.join(times)}")
+    rounds = "Times plain FedAvg, by the number of rounds that one set-up pays for"
+    return f"{rounds} (its {setup:.1f} s were measured, the share is arithmetic): {'; '.join(said)}.\n"
+
+
 def write(page: Path, results: Path) -> None:
     """Put what `results` holds between the marks of `page`."""
     text = page.read_text(encoding="utf-8")
     before, after = text.partition(BEGINS)[0], text.partition(ENDS)[2]
     document = json.loads(results.read_text(encoding="utf-8"))
     said = figure.finding(document).replace("\n", ".\n")
-    block = f"**Result.** {said}.\n\n{rows(document)}\n![Seconds by part](figure.png)\n"
+    parts = [
+        f"**Result.** {said}.\n",
+        rows(document),
+        amortised(document),
+        "![Seconds by part](figure.png)\n",
+    ]
+    block = "\n".join(parts)
     page.write_text(f"{before}{BEGINS}\n{block}{ENDS}{after}", encoding="utf-8")
