@@ -86,13 +86,13 @@ class Workbench:
         model = build_unet(
             settings.model,
             image_shape=image_shape,
-            n_classes=n_classes,
+            n_classes=settings.diffusion.class_rows(n_classes),
             n_timesteps=settings.diffusion.timesteps,
             seed=settings.run.seed,
         ).to(place)
         return cls(
             model=model,
-            objective=Objective(settings.diffusion, place),
+            objective=Objective(settings.diffusion, place, n_classes=n_classes),
             device=place,
             patch=settings.model.patch,
         )

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from secure_fed_diffusion.diffusion.objective import DiffusionSettings, Objective, draw, draw_seed
+from secure_fed_diffusion.diffusion.objective import (
+    Objective,
+    draw,
+    draw_seed,
+    edm_sigmas,
+    scheduler_config,
+    stratified_steps,
+)
+from secure_fed_diffusion.diffusion.settings import DiffusionSettings
 from secure_fed_diffusion.errors import ConfigError
 
 SHAPE = (2, 4, 4)
@@ -140,6 +148,12 @@ def test_no_records_have_no_draws() -> None:
         ({"schedule": "quadratic"}, "diffusion.schedule"),
         ({"timesteps": 1}, "diffusion.timesteps"),
         ({"noise_multiplicity": 0}, "diffusion.noise_multiplicity"),
+        ({"label_dropout": 1.0}, "diffusion.label_dropout"),
+        ({"label_dropout": -0.1}, "diffusion.label_dropout"),
+        ({"sigma_data": 0.0}, "diffusion.sigma_data"),
+        ({"p_mean": 11.0}, "diffusion.p_mean"),
+        ({"p_std": 0.0}, "diffusion.p_std"),
+        ({"p_std": float("nan")}, "diffusion.p_std"),
     ],
 )
 def test_an_impossible_process_is_refused(values: dict[str, object], key: str) -> None:
@@ -147,3 +161,167 @@ def test_an_impossible_process_is_refused(values: dict[str, object], key: str) -
         DiffusionSettings(**values)
     assert e.value.key == key
     assert str(next(iter(values.values()))) in str(e.value)
+
+
+def edm_table(sigma: Tensor, data: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return c_skip, c_out, c_in, c_noise and lambda of Karras et al. 2022, table 1, as printed there."""
+    total = sigma**2 + data**2
+    return (
+        data**2 / total,
+        sigma * data / total.sqrt(),
+        1 / total.sqrt(),
+        sigma.log() / 4,
+        total / (sigma * data) ** 2,
+    )
+
+
+@pytest.mark.parametrize("data", [0.5, 1.3])
+def test_edm_s_loss_is_the_weighted_error_of_the_preconditioned_denoiser(data: float) -> None:
+    # eq. 8 with table 1: lambda(sigma) |D(y + n; sigma) - y|^2, D = c_skip x + c_out F(c_in x; c_noise)
+    settings = DiffusionSettings(prediction="edm", timesteps=100, sigma_data=data)
+    x0, labels, t, eps = batch(6, 1, settings)
+    t[:2, 0] = torch.tensor([0, 99])
+    sigma = edm_sigmas(settings)[t[:, 0]].view(-1, 1, 1, 1)
+    skip, out, scale, level, weight = edm_table(sigma, data)
+    seen = []
+
+    def network(x: Tensor, t: Tensor, *, class_labels: Tensor, return_dict: bool) -> tuple[Tensor]:
+        assert torch.equal(class_labels, labels)
+        assert not return_dict
+        seen.append((x, t))
+        return (x.sin() + t.view(-1, 1, 1, 1),)
+
+    noisy = x0.double() + sigma * eps[:, 0]
+    answer = (scale * noisy).sin() + level
+    expected = (weight * (skip * noisy + out * answer - x0).square()).mean(dim=(1, 2, 3))
+    losses = Objective(settings).losses(network, x0.double(), labels, t[:, 0], eps[:, 0].double())
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(seen[0][0], scale * noisy, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(seen[0][1].double(), level.flatten(), rtol=1e-5, atol=1e-6)
+
+
+def test_with_data_of_spread_one_edm_learns_minus_v() -> None:
+    settings = DiffusionSettings(prediction="edm", timesteps=100, sigma_data=1.0)
+    x0, labels, t, eps = batch(5, 1, settings)
+    angle = edm_sigmas(settings)[t[:, 0]].atan().float().view(-1, 1, 1, 1)
+    v = angle.cos() * eps[:, 0] - angle.sin() * x0
+    losses = Objective(settings).losses(lambda *_, **__: (-v,), x0, labels, t[:, 0], eps[:, 0])
+    assert float(losses.max()) < 1e-10
+
+
+def test_edm_s_noise_levels_are_quantiles_of_its_log_normal() -> None:
+    settings = DiffusionSettings(prediction="edm", timesteps=10_000, p_mean=-0.7, p_std=1.4)
+    logs = edm_sigmas(settings).log()
+    assert bool((logs.diff() > 0).all())
+    assert float(logs.mean()) == pytest.approx(-0.7, abs=1e-9)
+    assert float(logs.std()) == pytest.approx(1.4, abs=1e-2)
+    assert float((logs < -0.7 + 1.4).double().mean()) == pytest.approx(
+        0.5 * (1 + math.erf(0.5**0.5)), abs=2e-4
+    )
+
+
+def test_edm_s_draws_are_steps_as_in_every_other_process() -> None:
+    keys = [(i,) for i in range(20)]
+    edm = draw(DiffusionSettings(prediction="edm", noise_multiplicity=3), SHAPE, keys=keys)
+    v = draw(DiffusionSettings(prediction="v", noise_multiplicity=3), SHAPE, keys=keys)
+    assert edm.timesteps.dtype == torch.int64
+    assert torch.equal(edm.timesteps, v.timesteps)
+    assert torch.equal(edm.noise, v.noise)
+
+
+def test_edm_has_no_discrete_schedule() -> None:
+    with pytest.raises(ConfigError, match="epsilon or v for a discrete schedule, got 'edm'") as e:
+        scheduler_config(DiffusionSettings(prediction="edm"))
+    assert e.value.key == "diffusion.prediction"
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "edm"])
+def test_the_noise_that_a_perfect_network_sees_is_the_noise_that_was_added(prediction: str) -> None:
+    settings = DiffusionSettings(prediction=prediction, timesteps=100, label_dropout=0.5)
+    x0, labels, t, eps = (
+        part.double() if part.is_floating_point() else part for part in batch(5, 1, settings)
+    )
+    t, eps = t[:, 0], eps[:, 0]
+    if prediction == "edm":
+        sigma = edm_sigmas(settings)[t].view(-1, 1, 1, 1)
+        skip, out, _, _, _ = edm_table(sigma, settings.sigma_data)
+        noisy = x0 + sigma * eps
+        answer = (x0 - skip * noisy) / out
+    else:
+        bar = torch.tensor(alpha_bar(settings), dtype=torch.float64)[t].view(-1, 1, 1, 1)
+        a, s = bar.sqrt(), (1 - bar).sqrt()
+        noisy = a * x0 + s * eps
+        answer = eps if prediction == "epsilon" else a * eps - s * x0
+    objective = Objective(settings, n_classes=5)
+    found = objective.predicted_noise(lambda *_, **__: (answer,), noisy, labels, t)
+    torch.testing.assert_close(found, eps, rtol=1e-3, atol=1e-3)
+
+
+def test_a_hidden_label_is_the_last_class_and_changes_nothing_else() -> None:
+    dropping = DiffusionSettings(timesteps=50, noise_multiplicity=4, label_dropout=0.5)
+    plain = DiffusionSettings(timesteps=50, noise_multiplicity=4)
+    keys = [(i,) for i in range(40)]
+    draws, same = draw(dropping, SHAPE, keys=keys), draw(plain, SHAPE, keys=keys)
+    hidden = draws.timesteps >= 50
+    assert torch.equal(draws.timesteps % 50, same.timesteps)
+    assert torch.equal(draws.noise, same.noise)
+    assert bool(hidden.any(1).logical_and(~hidden.all(1)).any())  # each draw has a coin of its own
+
+    seen = []
+
+    def network(x: Tensor, t: Tensor, *, class_labels: Tensor, **_: object) -> tuple[Tensor]:
+        seen.append((x, t, class_labels))
+        return (torch.zeros_like(x),)
+
+    x0, labels = torch.zeros((40, *SHAPE)), torch.arange(40) % 3
+    Objective(dropping, n_classes=3).loss_batch(network, x0, labels, draws.timesteps, draws.noise)
+    Objective(plain).loss_batch(network, x0, labels, same.timesteps, same.noise)
+    assert torch.equal(seen[0][0], seen[1][0])
+    assert torch.equal(seen[0][1], seen[1][1])
+    expected = torch.where(hidden, 3, labels.view(-1, 1)).reshape(-1)
+    assert torch.equal(seen[0][2], expected)
+    assert dropping.class_rows(3) == 4
+    assert plain.class_rows(3) == 3
+
+
+def test_labels_are_hidden_as_often_as_it_says() -> None:
+    settings = DiffusionSettings(noise_multiplicity=4, label_dropout=0.2)
+    steps = draw(settings, (1, 1, 1), keys=[(i,) for i in range(5_000)]).timesteps
+    share = float((steps >= settings.timesteps).double().mean())
+    # 20,000 coins: within 5 standard errors but for one time in 10^6
+    assert share == pytest.approx(0.2, abs=5 * math.sqrt(0.2 * 0.8 / 20_000))
+
+
+def test_without_the_number_of_classes_no_label_can_be_hidden() -> None:
+    with pytest.raises(ConfigError, match=r"number of classes with label_dropout=0\.1") as e:
+        Objective(DiffusionSettings(label_dropout=0.1))
+    assert e.value.key == "diffusion.label_dropout"
+
+
+@pytest.mark.parametrize(("timesteps", "k"), [(1000, 4), (10, 3), (7, 16), (50, 1)])
+def test_stratified_steps_fall_into_equal_parts_and_are_uniform_together(timesteps: int, k: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rounds = max(400, 40 * timesteps // k)
+    steps = torch.stack([stratified_steps(timesteps, k, generator) for _ in range(rounds)])
+    assert steps.dtype == torch.int64
+    for part in range(k):
+        assert int(steps[:, part].min()) >= math.floor(timesteps * part / k)
+        assert int(steps[:, part].max()) <= math.ceil(timesteps * (part + 1) / k) - 1
+    share = torch.bincount(steps.flatten(), minlength=timesteps).double() / steps.numel()
+    # each share is a mean of >= 40 * timesteps coins: within 6 of its standard errors but for 1 in 10^5 runs
+    error = 6 * math.sqrt(1 / timesteps / steps.numel())
+    assert float((share - 1 / timesteps).abs().max()) < error
+
+
+def test_stratified_draws_belong_to_one_record_and_steady_its_loss() -> None:
+    settings = DiffusionSettings(noise_multiplicity=8, stratified=True)
+    independent = DiffusionSettings(noise_multiplicity=8)
+    keys = [("run", i) for i in range(300)]
+    whole = draw(settings, (1, 1, 1), keys=keys)
+    without = draw(settings, (1, 1, 1), keys=[*keys[:7], *keys[8:]])
+    assert torch.equal(torch.cat([whole.timesteps[:7], whole.timesteps[8:]]), without.timesteps)
+
+    def spread(steps: Tensor) -> float:
+        return float((steps.double() / settings.timesteps).mean(1).std())
+
+    assert spread(whole.timesteps) < spread(draw(independent, (1, 1, 1), keys=keys).timesteps) / 4
