@@ -4,9 +4,13 @@ A vector is clipped to C, scaled so that C lands just inside Δ, and rounded.  W
 leaves the integer ball of radius Δ, rounding towards zero is taken; that cannot leave it but by a
 floating-point accident, and then zero is taken.  No coins: removing one vector changes no other.
 
+A clip is flat (a vector shorter than C keeps its length) or, with `gamma`, automatic: every vector v becomes
+C·v/(‖v‖ + gamma), shorter than C whatever v is.  Which of the two it is moves neither Δ nor the rounding,
+and so no sensitivity and no charge: the bound is tested on the integers, after either.
+
 Not protected against: a caller that adds several vectors first and calls that one contribution.
 
-Source: docs/privacy.md, step 1 of the proof.
+Source: docs/privacy.md, step 1 of the proof; Bu et al. 2023, "Automatic Clipping", AUTO-S, for `gamma`.
 
 >>> grid = IntegerGrid.for_dimension(2, clip_norm=5.0)
 >>> grid.norm_bound, grid.round(np.array([[3.0, 4.0], [np.nan, 1.0]])).tolist()
@@ -34,20 +38,24 @@ class IntegerGrid:
 
     clip_norm: float  # C, in the vectors' own unit
     norm_bound: int  # Δ, in grid units
+    gamma: float | None = None  # None: the flat clip; else AUTO-S', in the vectors' own unit
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
             raise ConfigError(f"expected a positive clip norm, got {self.clip_norm}", key="clip_norm")
         if not 1 <= self.norm_bound <= MAX_NORM_BOUND:
             raise ConfigError(f"expected 1 <= Δ <= {MAX_NORM_BOUND}, got {self.norm_bound}", key="norm_bound")
+        if self.gamma is not None and not (math.isfinite(self.gamma) and self.gamma > 0):
+            raise ConfigError(f"expected a positive gamma, got {self.gamma}", key="clip_gamma")
 
     @classmethod
-    def for_dimension(cls, dimension: int, clip_norm: float) -> IntegerGrid:
+    def for_dimension(cls, dimension: int, clip_norm: float, *, gamma: float | None = None) -> IntegerGrid:
         """Return the grid with Δ = 2^⌈log₂(16·√d)⌉: fine enough that rounding turns no typical vector."""
         if dimension < 1:
             raise ConfigError(f"expected at least 1 coordinate, got {dimension}", key="dimension")
         # 2^k >= 16·√d  <=>  4^k >= 256·d, in exact integers
-        return cls(clip_norm=clip_norm, norm_bound=1 << ((256 * dimension - 1).bit_length() + 1) // 2)
+        norm_bound = 1 << ((256 * dimension - 1).bit_length() + 1) // 2
+        return cls(clip_norm=clip_norm, norm_bound=norm_bound, gamma=gamma)
 
     @property
     def scale(self) -> float:
@@ -74,7 +82,11 @@ class IntegerGrid:
             return
         row /= largest  # so that no square overflows or vanishes
         length = math.sqrt(float(row @ row))
-        kept = min(1.0, float(largest) * length / self.clip_norm)
+        norm = float(largest) * length
+        if self.gamma is None:
+            kept = min(1.0, norm / self.clip_norm)
+        else:
+            kept = norm / (norm + self.gamma) if math.isfinite(norm) else 1.0
         row *= kept * self.norm_bound / _HEADROOM / length
         for rounding in (np.rint, np.trunc):
             candidate = rounding(row)

@@ -1,8 +1,10 @@
 """How many records' gradients are computed at once, where a run leaves that to the machine.
 
 The largest of `SIZES` that fits into memory and gives a record the same gradient to the bit wherever it
-stands.  It fits if per-example gradients of so many take no more than twice what a plain step on `PHYSICAL`
-records takes, and no more than a quarter of the machine's memory: several clients may share it.
+stands.  It fits if per-example gradients of so many take no more than twice what a plain step on as many
+records takes (on the processor: on `PHYSICAL`), and no more than a quarter of the machine's memory: several
+clients may share it.  Only as many gradients as `per_example.at_once` says are ever written down, so large
+networks go in as large micro-batches as small ones.
 
 What is asked is how much memory the machine (or its container) has, never how much of it is free: that
 depends on the private data that are loaded, and neighbouring data sets must take the same size.
@@ -28,8 +30,10 @@ from secure_fed_diffusion.training.vectors import dimension
 
 AUTO = "auto"
 SIZES = (64, 32, 16, 8)
+GPU_SIZES = (512, 256, 128, *SIZES)  # a GPU is idle in small ones
 PHYSICAL = 64  # records in the plain step that memory is compared with
 _SHARE = 4  # of the machine's memory a quarter may be used
+_KEPT = 1.1  # the gradients of layers' outputs are kept beside what the forward pass keeps
 
 
 _chosen: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], int]] = WeakKeyDictionary()
@@ -84,11 +88,16 @@ def fitting(
 ) -> tuple[int, ...]:
     """Return those of `SIZES` that fit into memory, the largest first; at least the smallest."""
     activations = activation_bytes(model, objective, image_shape, n_classes)
-    gradient = dimension(model) * next(model.parameters()).element_size()
-    plain = PHYSICAL * activations + gradient
-    limit = min(2 * plain, memory_of(next(model.parameters()).device) // _SHARE)
-    fit = tuple(size for size in SIZES if size * (activations + gradient) + 2 * gradient <= limit)
-    return fit or SIZES[-1:]
+    weight = next(model.parameters())
+    gradient = dimension(model) * weight.element_size()
+    room, on_gpu = memory_of(weight.device) // _SHARE, weight.device.type == "cuda"
+    fit = []
+    for size in GPU_SIZES if on_gpu else SIZES:
+        plain = max(size, PHYSICAL) * activations + gradient
+        ours = size * activations * _KEPT + (per_example.at_once(model, size) + 2) * gradient
+        if ours <= min(2 * plain, room):
+            fit.append(size)
+    return tuple(fit) or SIZES[-1:]
 
 
 def activation_bytes(

@@ -1,10 +1,11 @@
 """Per-example gradients of the whole model: in one batched pass, or by `vmap(grad)`.
 
 `in_one_pass` lets the model run as it is on a whole micro-batch and catches each call in which a trainable
-parameter takes part; `layers` stands in for the functions it knows and writes each record's weight gradients
-where they are summed.  Whatever it does not know (a parameter in another function, a layer that draws random
-numbers, a parameter without a gradient) is not left out: the model is then differentiated by `vmap(grad)`,
-which takes the loss of one record as it stands, whatever the layers inside, and refuses random numbers.
+parameter takes part; `layers` stands in for the functions it knows and keeps what each record's weight
+gradients are made of, and `rows` multiplies that out, as many records at a time as `at_once` says.
+Whatever it does not know (a parameter in another function, a layer that draws random numbers, a parameter
+without a gradient) is not left out: the model is then differentiated by `vmap(grad)`, which takes the loss of
+one record as it stands, whatever the layers inside, and refuses random numbers.
 Which of the two a model takes is found out on blank images, so it depends on no record.
 Both agree with a loop over the records: `tests/training/test_per_example.py`.
 
@@ -19,7 +20,8 @@ and `agrees_with_vmap` are to be asked before a model is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -31,8 +33,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from secure_fed_diffusion.diffusion.objective import Draws, Objective, draw
-from secure_fed_diffusion.training.layers import CALLS, Rows, Unknown
+from secure_fed_diffusion.training.layers import CALLS
+from secure_fed_diffusion.training.rows import Kept, Rows, Unknown
 from secure_fed_diffusion.training.vectors import record_norms
+
+ROWS_BYTES = 1 << 26  # of gradients written down at once on the processor; a call costs more below
+GPU_BYTES = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +69,10 @@ class Sample(Protocol):
         """Return the records at `index`, in that order."""
 
 
-def per_example_gradients(
-    model: nn.Module, objective: Objective, records: Records, rows: Rows | None = None
-) -> Mapping[str, Tensor]:
+def per_example_gradients(model: nn.Module, objective: Objective, records: Records) -> Mapping[str, Tensor]:
     """Return {parameter name: (n, *shape)}: the gradient of each record's loss, K draws averaged.
 
-    `rows` is memory to write them to, of as many records and draws; an empty batch gives (0, *shape).
+    All records' at once; an empty batch gives (0, *shape).
 
     Raises:
         RuntimeError: a layer draws random numbers: what it drew for one record would depend on the others.
@@ -76,13 +80,13 @@ def per_example_gradients(
     """
     if not len(records):
         return {name: p.new_empty((0, *p.shape)) for name, p in trainable(model).items()}
-    rows = memory_for(model, records) if rows is None else rows
-    if goes_in_one_pass(model, objective, records, rows):
-        return in_one_pass(model, objective, records, rows)
+    if goes_in_one_pass(model, objective, records):
+        kept = in_one_pass(model, objective, records)
+        return Rows(trainable(model), len(records)).write(kept, 0, len(records))
     return by_vmap(model, objective, records)
 
 
-def goes_in_one_pass(model: nn.Module, objective: Objective, records: Records, rows: Rows) -> bool:
+def goes_in_one_pass(model: nn.Module, objective: Objective, records: Records) -> bool:
     """Say whether `in_one_pass` knows the whole model: asked once a model and a shape, of blank records."""
     draws, answers = records.draws, _paths.setdefault(model, {})
     key = (records.images.shape, records.images.dtype, draws.timesteps.shape[1], model.training)
@@ -91,7 +95,7 @@ def goes_in_one_pass(model: nn.Module, objective: Objective, records: Records, r
         blank = Draws(torch.zeros_like(draws.timesteps), torch.zeros_like(draws.noise))
         nobody = Records(torch.zeros_like(records.images), torch.zeros_like(records.labels), blank)
         try:
-            in_one_pass(model, objective, nobody, rows)
+            in_one_pass(model, objective, nobody)
             answers[key] = True
         except Unknown:
             answers[key] = False
@@ -104,11 +108,6 @@ _paths: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], bool]] = WeakKeyDi
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that have gradients, by name, in the order of a flat vector."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def memory_for(model: nn.Module, records: Records) -> Rows:
-    """Return the memory that `in_one_pass` writes the gradients of so many records to."""
-    return Rows(trainable(model), len(records), records.draws.timesteps.shape[1])
 
 
 def by_vmap(model: nn.Module, objective: Objective, records: Records) -> dict[str, Tensor]:
@@ -129,43 +128,63 @@ def by_vmap(model: nn.Module, objective: Objective, records: Records) -> dict[st
 
 
 class _Watch(TorchFunctionMode):
-    """Put the layers that write `rows` in the place of PyTorch's, wherever a watched parameter is used."""
+    """Put the layers that fill `kept` in the place of PyTorch's, wherever a watched parameter is used."""
 
-    def __init__(self, rows: Rows, anchor: Tensor) -> None:
+    def __init__(self, kept: Kept, anchor: Tensor) -> None:
         super().__init__()
-        self._rows, self._anchor = rows, anchor
+        self._kept, self._anchor = kept, anchor
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         named = kwargs or {}
         known = CALLS.get(func)
-        if known is not None and any(map(self._rows.watches, (*args, *named.values()))):
-            return known(self._anchor, self._rows, *args, **named)
+        if known is not None and any(map(self._kept.watches, (*args, *named.values()))):
+            return known(self._anchor, self._kept, *args, **named)
         return func(*args, **named)
 
 
-def in_one_pass(model: nn.Module, objective: Objective, records: Records, rows: Rows) -> Rows:
-    """Return the per-example gradients of a micro-batch by one forward and one backward pass, in `rows`.
+def in_one_pass(model: nn.Module, objective: Objective, records: Records) -> Kept:
+    """Keep what the per-example gradients of a micro-batch are made of, by one forward and one backward pass.
 
     Raises:
-        Unknown: the model is not made of `layers.CALLS` alone; what was written is not to be read.
+        Unknown: the model is not made of `layers.CALLS` alone.
     """
-    draws = records.draws
+    draws, parameters = records.draws, trainable(model)
     anchor = torch.zeros((), device=records.images.device, requires_grad=True)  # what the layers hang on
-    rows.begin()
+    kept = Kept(parameters, len(records), draws.timesteps.shape[1])
     drawn = _generator_states(records.images.device)
-    with _Watch(rows, anchor):
+    with exact_kernels(anchor.device), _Watch(kept, anchor):
         mean = objective.loss_batch(model, records.images, records.labels, draws.timesteps, draws.noise)
     if not all(map(torch.equal, drawn, _generator_states(records.images.device))):
         raise Unknown("a layer draws random numbers")
     if not mean.requires_grad:
         raise Unknown("no parameter takes part")
     # A parameter that gets a gradient from autograd itself was used in some other way too.
-    others = torch.autograd.grad(mean * len(records), [anchor, *rows.parameters.values()], allow_unused=True)
+    with exact_kernels(anchor.device):
+        others = torch.autograd.grad(mean * len(records), [anchor, *parameters.values()], allow_unused=True)
     if any(gradient is not None for gradient in others[1:]):
         raise Unknown("a parameter is used by a function that has no rule here")
-    return rows.show(len(records))
+    kept.require_all()
+    return kept
+
+
+@contextmanager
+def exact_kernels(device: torch.device) -> Iterator[None]:
+    """Let a GPU take kernels that give the same bits each time; on the processor all do.
+
+    cuDNN's fastest may add in any order or be picked by a race, and so may the fused attentions' backward
+    passes.  A precision is not chosen here: TF32 is as exact, bit for bit from place to place, as float32.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    precise = torch.backends.cudnn.allow_tf32
+    with (
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=precise),
+        sdpa_kernel(SDPBackend.MATH),
+    ):
+        yield
 
 
 def _generator_states(device: torch.device) -> list[Tensor]:
@@ -176,33 +195,48 @@ def _generator_states(device: torch.device) -> list[Tensor]:
 def micro_batches(
     model: nn.Module, objective: Objective, records: Sample, size: int
 ) -> Iterator[Mapping[str, Tensor]]:
-    """Yield the per-example gradients of `records` in micro-batches of exactly `size` rows.
+    """Yield the per-example gradients of `records`, computed in micro-batches of exactly `size` rows.
 
-    The last one is padded with copies of its first record, whose gradients are then overwritten with zeros:
-    they add nothing to a sum, and what is done with a micro-batch is done at one shape.  Each is gone, and
-    cannot be read, when the next one is asked for: they share their memory.  Records are gathered one
-    micro-batch at a time, so memory does not depend on how many there are.
+    Of each micro-batch they come in groups of `at_once` rows.  The last micro-batch is padded with copies of
+    its first record, whose gradients are then overwritten with zeros or, where a group is made of them alone,
+    not multiplied out: they add nothing to a sum, and what is done with a record is done at one shape.  Each
+    group is gone, and cannot be read, when the next one is asked for: they share their memory.  Records are
+    gathered one micro-batch at a time, so memory does not depend on how many there are.
     """
-    rows = _spare.pop(model, None)
+    rows, group = _spare.pop(model, None), at_once(model, size)
     try:
         for start in range(0, len(records), size):
             n = min(size, len(records) - start)
             chunk = records.at(torch.arange(start, start + n))
             if n < size:
                 chunk = chunk.at(torch.cat([torch.arange(n), torch.zeros(size - n, dtype=torch.int64)]))
-            if rows is None or not rows.fits(trainable(model), size, chunk.draws.timesteps.shape[1]):
-                rows = memory_for(model, chunk)
-            gradients = per_example_gradients(model, objective, chunk, rows)
-            if gradients is rows:
-                yield rows.show(n)
-            else:
+            if not goes_in_one_pass(model, objective, chunk):
+                gradients = by_vmap(model, objective, chunk)
                 for gradient in gradients.values():
                     gradient[n:] = 0.0
                 yield gradients
+                continue
+            if rows is None or not rows.fits(trainable(model), group):
+                rows = Rows(trainable(model), group)
+            kept = in_one_pass(model, objective, chunk)
+            for first in range(0, n, group):
+                yield rows.write(kept, first, n - first)
+            del kept  # before the next pass needs memory
     finally:
         if rows is not None:
             rows.close()
             _spare[model] = rows
+
+
+def at_once(model: nn.Module, size: int) -> int:
+    """Return how many records' gradients are written down at once, a divisor of `size`."""
+    parameters = trainable(model).values()
+    each = sum(p.numel() * p.element_size() for p in parameters)
+    room = ROWS_BYTES if all(p.device.type == "cpu" for p in parameters) else GPU_BYTES
+    n = size
+    while n % 2 == 0 and n * each > room:
+        n //= 2
+    return n
 
 
 _spare: WeakKeyDictionary[nn.Module, Rows] = WeakKeyDictionary()
@@ -221,17 +255,30 @@ def is_position_independent(
     them get other neighbours.  `image_shape` is that of one record in model space.
     """
     records = random_records(model, objective, image_shape, n_classes, size)
-    here = per_example_gradients(model, objective, records)
     places, half = torch.arange(size), (size + 1) // 2
-    moved = per_example_gradients(model, objective, records.at(places.roll(1)))
-    if not all(torch.equal(g.roll(1, 0), moved[name]) for name, g in here.items()):
-        return False
-    if not torch.equal(record_norms(here).roll(1, 0), record_norms(moved)):
-        return False
-    beside = per_example_gradients(
-        model, objective, records.at(torch.cat([places[:half], places.flip(0)[half:]]))
+    here, moved, beside = (
+        _fingerprints(micro_batches(model, objective, records.at(index), size))
+        for index in (places, places.roll(1), torch.cat([places[:half], places.flip(0)[half:]]))
     )
-    return all(torch.equal(g[:half], beside[name][:half]) for name, g in here.items())
+    return torch.equal(here.roll(1, 0), moved) and torch.equal(here[:half], beside[:half])
+
+
+def _fingerprints(groups: Iterable[Mapping[str, Tensor]]) -> Tensor:
+    """Return two integers for each record, (n, 2): one of its gradient's bits and the bits of its norm.
+
+    Another bit anywhere is another integer: each coordinate's bits are multiplied by an own odd number.
+    """
+    found = []
+    for gradients in groups:
+        norms = record_norms(gradients).view(torch.int64)
+        seen = torch.zeros_like(norms)
+        for gradient in gradients.values():
+            rows = gradient.flatten(1).contiguous()
+            bits = rows.view(torch.int32 if rows.element_size() == 4 else torch.int64)
+            odd = 2 * torch.arange(bits.shape[1], device=bits.device, dtype=bits.dtype) * 0x3C6EF372 + 1
+            seen = seen * 0x9E3779B1 + (bits * odd).sum(1)
+        found.append(torch.stack([seen, norms], dim=1))
+    return torch.cat(found)
 
 
 def agrees_with_vmap(
@@ -242,7 +289,11 @@ def agrees_with_vmap(
     It guards against a layer that `layers` takes for another: an axis of the batch's length that is none.
     """
     records = random_records(model, objective, image_shape, n_classes, 3)
-    used, reference = per_example_gradients(model, objective, records), by_vmap(model, objective, records)
+    on_gpu = records.images.device.type == "cuda"
+    # In TF32 the two differ by more than what would show a wrong layer; what follows does not depend on it.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if on_gpu else nullcontext():
+        used = per_example_gradients(model, objective, records)
+        reference = by_vmap(model, objective, records)
     if used.keys() != reference.keys():
         return False
     wholes = sum(g.flatten(1).double().square().sum(1) for g in reference.values()).sqrt()

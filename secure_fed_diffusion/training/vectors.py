@@ -15,6 +15,7 @@ another's, and micro-batches come at one number of rows (`per_example.micro_batc
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from secure_fed_diffusion.dp.grid import IntegerGrid
 _EXACT_FLOAT32 = 1 << 24  # integers up to here, and sums that stay below, are exact in float32
 _BLOCK = 256  # coordinates whose float32 norm is taken at once
 _PIECE = 1 << 17  # coordinates of a micro-batch that are worked on at once
+_GPU_PIECE = 1 << 27  # where a launch costs more than a cache saves
 _MIN_CLIP_NORM = 1e-12  # what vanishes when it is squared in float32 is far below
 _SMALL = 1 << 10  # parameters below are joined: a call costs more than their coordinates
 
@@ -63,28 +65,72 @@ def integer_sum(
     no other record; one with a NaN or an infinity (or a norm beyond float32) adds zero.
 
     Raises:
-        ValueError: `norm_bound` is too large for float32 to hold the integers, or `clip_norm` too small for
-            it to hold the squares.
+        ValueError: `norm_bound` is too large for float32 to hold the integers, or `clip_norm` or `gamma` too
+            small for it to hold the squares.
     """
     if grid.norm_bound > _EXACT_FLOAT32:
         raise ValueError(f"expected a norm bound of at most {_EXACT_FLOAT32}, got {grid.norm_bound}")
     if grid.clip_norm < _MIN_CLIP_NORM:
         raise ValueError(f"expected a clip norm of at least {_MIN_CLIP_NORM}, got {grid.clip_norm}")
+    if grid.gamma is not None and grid.gamma < _MIN_CLIP_NORM:  # a row of zeros would be one of NaN
+        raise ValueError(f"expected a gamma of at least {_MIN_CLIP_NORM}, got {grid.gamma}")
     total = torch.zeros(length, dtype=torch.int64)
+    waiting: _Waiting | None = None
     for gradients in chunks:
         values = list(gradients.values())
-        total = total.to(values[0].device)
-        for part, added in zip(
-            total.split([g.shape[1:].numel() for g in values]), _sums(values, grid), strict=True
+        parts, large, small = _parts(values)
+        found = _Waiting(rounded_sums(parts, grid), large, small, [_form(g) for g in values], len(values[0]))
+        if waiting is not None and not waiting.takes(found, grid):
+            total = waiting.added_to(total)
+            waiting = None
+        waiting = found if waiting is None else waiting
+    return (total if waiting is None else waiting.added_to(total)).cpu().numpy()
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Float sums of integers, in the order of memory, of as many records as they hold exactly.
+
+    A group of a few records is so read and written once in float, and not twice in int64.
+    """
+
+    sums: list[Tensor]  # by part
+    large: list[int]
+    small: list[int]
+    layout: list[Tensor]  # `_form` of each parameter
+    n: int
+
+    def takes(self, other: _Waiting, grid: IntegerGrid) -> bool:
+        """Add the sums of `other`, unless it lies otherwise in memory or the sums might not be exact."""
+        n = self.n + other.n
+        alike = [g.stride()[1:] for g in self.layout] == [g.stride()[1:] for g in other.layout]
+        if not alike or n * grid.norm_bound * 2 > _EXACT_FLOAT32:
+            return False
+        for mine, added in zip(self.sums, other.sums, strict=True):
+            mine += added
+        self.n = n
+        return True
+
+    def added_to(self, total: Tensor) -> Tensor:
+        """Return `total`, (length,) int64 in the model's order, with these sums added."""
+        total = total.to(self.sums[0].device)
+        pieces = total.split([g.shape[1:].numel() for g in self.layout])
+        for piece, added in zip(
+            pieces, _in_order(self.sums, self.large, self.small, self.layout), strict=True
         ):
-            part += added.to(torch.int64)
-    return total.cpu().numpy()
+            piece += added.to(torch.int64)
+        return total
 
 
-def _sums(gradients: Sequence[Tensor], grid: IntegerGrid) -> Iterator[Tensor]:
+def _form(gradient: Tensor) -> Tensor:
+    """Return a tensor of the same shape and strides that holds no memory."""
+    return torch.empty_strided(gradient.shape, gradient.stride(), device="meta")
+
+
+def _in_order(
+    sums: Sequence[Tensor], large: Sequence[int], small: Sequence[int], gradients: Sequence[Tensor]
+) -> Iterator[Tensor]:
     """Yield, for each parameter (n, *shape), the sum of its rounded rows in the model's order: (numel,)."""
-    parts, large, small = _parts(gradients)
-    sums = rounded_sums(parts, grid)
     found = dict(zip(large, sums, strict=False))
     if small:
         widths = [gradients[i].shape[1:].numel() for i in small]
@@ -145,7 +191,9 @@ def rounded_sums(parts: Sequence[Tensor], grid: IntegerGrid) -> list[Tensor]:
     n = len(factors)
     wide = n * grid.norm_bound * 2 > _EXACT_FLOAT32  # twice: a row may still be a little outside
     kind = torch.float64 if wide else torch.float32
-    width = max(_BLOCK, _PIECE // max(n, 1) // _BLOCK * _BLOCK)
+    room = _PIECE if parts[0].device.type == "cpu" else _GPU_PIECE
+    width = max(_BLOCK, room // max(n, 1) // _BLOCK * _BLOCK)
+    width = min(width, max(part.shape[1] for part in parts))
     scratch = parts[0].new_empty(n * width)
     sums = [part.new_empty(part.shape[1], dtype=kind) for part in parts]
     measured = []
@@ -174,7 +222,13 @@ def row_norms(parts: Sequence[Tensor]) -> Tensor:
 
 
 def clip_factors(norms: Tensor, grid: IntegerGrid) -> Tensor:
-    """Return what each row is multiplied by to end at most at `clip_norm`, in grid units."""
+    """Return what each row is multiplied by to end at most at `clip_norm`, in grid units.
+
+    Flat: min(1, C/‖g‖); automatic (AUTO-S, Bu et al. 2023): C/(‖g‖ + gamma), which lengthens short rows.
+    Neither is what the sensitivity rests on: `rounded_sums` measures the integers behind it.
+    """
+    if grid.gamma is not None:
+        return grid.scale * (grid.clip_norm / (norms + grid.gamma))
     return grid.scale * torch.clamp(grid.clip_norm / norms.clamp_min(1e-30), max=1.0)
 
 

@@ -13,17 +13,18 @@ from secure_fed_diffusion.diffusion.objective import Draws, Objective, draw
 from secure_fed_diffusion.diffusion.settings import DiffusionSettings
 from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.training import per_example
-from secure_fed_diffusion.training.layers import Rows, Unknown
 from secure_fed_diffusion.training.per_example import (
     Records,
     agrees_with_vmap,
+    at_once,
     by_vmap,
     in_one_pass,
     is_position_independent,
-    memory_for,
     micro_batches,
     per_example_gradients,
+    trainable,
 )
+from secure_fed_diffusion.training.rows import Kept, Rows, Unknown
 from secure_fed_diffusion.training.vectors import dimension, integer_sum
 from tests.training.test_per_example import CASES, build
 
@@ -59,6 +60,10 @@ def same(found: Any, expected: Any) -> None:
     for name, gradient in expected.items():
         assert found[name].shape == gradient.shape
         torch.testing.assert_close(found[name], gradient, rtol=1e-10, atol=1e-12)
+
+
+def one_pass(model: nn.Module, batch: Records) -> Rows:
+    return Rows(trainable(model), len(batch)).write(in_one_pass(model, OBJECTIVE, batch), 0, len(batch))
 
 
 def seeded(**parts: Any) -> dict[str, Any]:
@@ -126,13 +131,13 @@ KNOWN["tied weights"] = tied
 @pytest.mark.parametrize("name", KNOWN)
 def test_what_the_layers_know_is_what_vmap_gives(name: str) -> None:
     model, batch = KNOWN[name](), records()
-    same(in_one_pass(model, OBJECTIVE, batch, memory_for(model, batch)), by_vmap(model, OBJECTIVE, batch))
+    same(one_pass(model, batch), by_vmap(model, OBJECTIVE, batch))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_network_that_a_configuration_can_name_goes_in_one_pass(name: str) -> None:
     model, objective, batch = build(CASES[name], torch.float32)
-    in_one_pass(model, objective, batch, memory_for(model, batch))
+    in_one_pass(model, objective, batch)
 
 
 def test_frozen_parameters_have_no_gradient_and_change_no_other() -> None:
@@ -141,7 +146,7 @@ def test_frozen_parameters_have_no_gradient_and_change_no_other() -> None:
     frozen = {"up.weight", "norm.bias", "down.bias"}
     for name in frozen:
         model.get_parameter(name).requires_grad_(False)
-    found = in_one_pass(model, OBJECTIVE, batch, memory_for(model, batch))
+    found = one_pass(model, batch)
     same(found, {name: g for name, g in whole.items() if name not in frozen})
 
 
@@ -187,7 +192,7 @@ UNKNOWN = {
 def test_what_they_do_not_know_is_refused_and_differentiated_by_vmap(name: str) -> None:
     model, batch = UNKNOWN[name](), records()
     with pytest.raises(Unknown):
-        in_one_pass(model, OBJECTIVE, batch, memory_for(model, batch))
+        in_one_pass(model, OBJECTIVE, batch)
     same(per_example_gradients(model, OBJECTIVE, batch), by_vmap(model, OBJECTIVE, batch))
     assert all(p.grad is None for p in model.parameters())
 
@@ -205,9 +210,9 @@ def test_the_way_is_found_once_for_a_model_and_a_shape(monkeypatch: pytest.Monke
     model, seen = KNOWN["a kernel"](), []
     honest = per_example.in_one_pass
 
-    def watch(model: nn.Module, objective: Objective, batch: Records, rows: Rows) -> Rows:
+    def watch(model: nn.Module, objective: Objective, batch: Records) -> Kept:
         seen.append(bool(batch.images.any()))
-        return honest(model, objective, batch, rows)
+        return honest(model, objective, batch)
 
     monkeypatch.setattr(per_example, "in_one_pass", watch)
     list(micro_batches(model, OBJECTIVE, records(6), 4))
@@ -291,3 +296,39 @@ def test_two_runs_over_one_model_at_once_do_not_share_memory() -> None:
     for expected, (one, other) in zip(alone, both, strict=True):
         same(one, expected)
         assert not torch.equal(one["conv.weight"], other["conv.weight"])
+
+
+@pytest.mark.parametrize(("each", "groups"), [(1, 5), (2, 3), (4, 2)])
+def test_a_micro_batch_comes_in_groups_and_without_those_of_padding_alone(
+    each: int, groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = KNOWN["normalisation and labels"](), records(5)
+    whole = {name: g.clone() for name, g in per_example_gradients(model, OBJECTIVE, batch).items()}
+    monkeypatch.setattr(per_example, "ROWS_BYTES", each * 8 * dimension(model))
+    assert at_once(model, 8) == each
+    found = [
+        {name: g.clone() for name, g in some.items()} for some in micro_batches(model, OBJECTIVE, batch, 8)
+    ]
+    assert len(found) == groups
+    for name, expected in whole.items():
+        rows = torch.cat([some[name] for some in found])
+        torch.testing.assert_close(rows[:5], expected, rtol=1e-10, atol=1e-12)
+        assert not rows[5:].any()
+
+
+def test_a_micro_batch_whose_records_depend_on_their_place_in_their_group_is_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = KNOWN["a kernel"]().float()
+    facts: dict[str, Any] = {"image_shape": (1, 8, 8), "n_classes": 3, "size": 16}
+    monkeypatch.setattr(per_example, "ROWS_BYTES", 4 * 4 * dimension(model))
+    assert is_position_independent(model, OBJECTIVE, **facts)
+    honest = Rows.add
+
+    def with_an_edge(self: Rows, parameter: Tensor, values: Tensor) -> None:
+        values = values.clone()
+        values[-1] = torch.nextafter(values[-1], torch.tensor(torch.inf))  # one bit in a group's last row
+        honest(self, parameter, values)
+
+    monkeypatch.setattr(Rows, "add", with_an_edge)
+    assert not is_position_independent(model, OBJECTIVE, **facts)

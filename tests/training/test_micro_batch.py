@@ -46,9 +46,13 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 def test_the_largest_size_that_memory_holds_is_taken(
     model: nn.Module, exact: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = activation_bytes(model, OBJECTIVE, SHAPE, CLASSES) + 4 * sum(p.numel() for p in model.parameters())
+    monkeypatch.setattr(micro_batch, "PHYSICAL", 1024)  # so that memory alone decides
+    gradient = 4 * sum(p.numel() for p in model.parameters())
+    one = activation_bytes(model, OBJECTIVE, SHAPE, CLASSES) * micro_batch._KEPT + gradient
     for size in SIZES:
-        monkeypatch.setattr(micro_batch, "memory_of", lambda _, size=size: 4 * one * (size + 3))
+        monkeypatch.setattr(
+            micro_batch, "memory_of", lambda _, size=size: int(4 * (one * size + 3 * gradient))
+        )
         assert fitting(model, OBJECTIVE, SHAPE, CLASSES)[0] == size
     monkeypatch.setattr(micro_batch, "memory_of", lambda _: 0)
     assert fitting(model, OBJECTIVE, SHAPE, CLASSES) == SIZES[-1:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pytest
 import torch
@@ -84,9 +84,9 @@ def by_loop(model: nn.Module, objective: Objective, records: Records) -> list[di
                 records.draws.timesteps[i, k : k + 1],
                 records.draws.noise[i, k : k + 1],
             ).sum()
-            for k in range(K)
+            for k in range(records.draws.timesteps.shape[1])
         ]
-        (sum(losses) / K).backward()
+        (sum(losses) / len(losses)).backward()
         rows.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     return rows
 
@@ -105,6 +105,45 @@ def test_every_parameter_agrees_with_a_loop_over_the_records(
         for parameter, expected in alone.items():
             scale = max(float(expected.norm()), floor * float(whole))
             assert float((together[parameter][i] - expected).norm()) <= tolerance * scale, parameter
+
+
+@pytest.mark.parametrize("label_dropout", [0.0, 0.5])
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "edm"])
+def test_every_objective_agrees_with_a_loop_over_the_records(
+    prediction: str, k: int, label_dropout: float
+) -> None:
+    diffusion = DiffusionSettings(
+        prediction=prediction,
+        timesteps=50,
+        noise_multiplicity=k,
+        stratified=k > 1,
+        label_dropout=label_dropout,
+    )
+    settings = ModelSettings(channels=(8, 8), norm_groups=4, attention_head_dim=4)
+    rows = diffusion.class_rows(3)
+    model = build_unet(settings, image_shape=(1, 8, 8), n_classes=rows, n_timesteps=50, seed=1)
+    model = model.double().eval()
+    n = 6
+    draws = draw(diffusion, (1, 8, 8), keys=[("objective", record) for record in range(n)])
+    assert bool((draws.timesteps >= 50).any()) == (label_dropout > 0)
+    images = torch.rand((n, 1, 8, 8), generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 2 - 1
+    records = Records(images, torch.arange(n) % 3, Draws(draws.timesteps, draws.noise.double()))
+    objective = Objective(diffusion, n_classes=3)
+    answers = {
+        "in use": per_example_gradients(model, objective, records),
+        "vmap": per_example.by_vmap(model, objective, records),
+    }
+    for i, alone in enumerate(by_loop(model, objective, records)):
+        whole = torch.cat([g.flatten() for g in alone.values()]).norm()
+        for together in answers.values():
+            assert set(alone) == set(together)
+            for parameter, expected in alone.items():
+                scale = max(float(expected.norm()), 1e-6 * float(whole))
+                assert float((together[parameter][i] - expected).norm()) <= 1e-10 * scale, parameter
+        if label_dropout:
+            touched = alone["class_embedding.weight"].flatten(1).any(1)
+            assert bool(touched[3]) == bool((draws.timesteps[i] >= 50).any())
 
 
 def test_the_losses_of_one_record_are_averaged_before_anything_else() -> None:
@@ -157,13 +196,13 @@ def test_the_check_of_a_micro_batch_sees_a_model_whose_rows_depend_on_their_plac
     model, objective, _ = build({}, torch.float32)
     facts = {"image_shape": (1, 8, 8), "n_classes": 3, "size": 16}
     assert is_position_independent(model, objective, **facts)
-    honest = per_example.per_example_gradients
+    honest = per_example.micro_batches
 
-    def with_an_edge(*arguments: object) -> dict[str, Tensor]:
-        gradients = honest(*arguments)
-        for gradient in gradients.values():
-            gradient[-1] *= 1 + 2**-22  # one unit in the last places, in the last row alone
-        return gradients
+    def with_an_edge(*arguments: object) -> Iterator[Mapping[str, Tensor]]:
+        for gradients in honest(*arguments):
+            for gradient in gradients.values():
+                gradient[-1] *= 1 + 2**-22  # one unit in the last places, in the last row alone
+            yield gradients
 
-    monkeypatch.setattr(per_example, "per_example_gradients", with_an_edge)
+    monkeypatch.setattr(per_example, "micro_batches", with_an_edge)
     assert not is_position_independent(model, objective, **facts)

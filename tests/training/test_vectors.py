@@ -13,6 +13,9 @@ from secure_fed_diffusion.training import vectors
 from secure_fed_diffusion.training.vectors import flatten, integer_sum, load_flat
 
 ANY_FLOAT32 = st.floats(width=32, allow_nan=True, allow_infinity=True)
+CLIPS = pytest.mark.parametrize(
+    "gamma", [None, 1e-12, 0.01, 1e6], ids=lambda g: "flat" if g is None else f"{g:g}"
+)
 
 
 def squares(rows: torch.Tensor) -> list[int]:
@@ -31,9 +34,12 @@ def round_rows(rows: torch.Tensor, grid: IntegerGrid) -> torch.Tensor:
 @given(
     rows=hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 40)), elements=ANY_FLOAT32),
     clip=st.floats(1e-3, 1e3),
+    gamma=st.none() | st.floats(1e-12, 1e12),
 )
-def test_no_row_leaves_the_integer_ball_whatever_comes_in(rows: np.ndarray, clip: float) -> None:
-    grid = IntegerGrid.for_dimension(rows.shape[1], clip)
+def test_no_row_leaves_the_integer_ball_whatever_comes_in(
+    rows: np.ndarray, clip: float, gamma: float | None
+) -> None:
+    grid = IntegerGrid.for_dimension(rows.shape[1], clip, gamma=gamma)
     rounded = round_rows(torch.from_numpy(rows.copy()), grid)
     assert torch.equal(rounded, rounded.round())
     assert max(squares(rounded)) <= grid.norm_bound**2
@@ -41,9 +47,10 @@ def test_no_row_leaves_the_integer_ball_whatever_comes_in(rows: np.ndarray, clip
     assert not rounded[torch.from_numpy(broken)].any()
 
 
-def test_rows_at_the_edge_of_the_ball_are_truncated_and_stay_inside() -> None:
+@CLIPS
+def test_rows_at_the_edge_of_the_ball_are_truncated_and_stay_inside(gamma: float | None) -> None:
     # Δ = 64 in 3 dimensions; rounding to nearest would leave the ball for many of these rows
-    grid = IntegerGrid.for_dimension(3, clip_norm=1.0)
+    grid = IntegerGrid.for_dimension(3, clip_norm=1.0, gamma=gamma)
     rows = torch.from_numpy(np.random.default_rng(0).normal(size=(5000, 3)).astype(np.float32) * 100)
     assert max(squares(round_rows(rows, grid))) <= grid.norm_bound**2
 
@@ -58,8 +65,9 @@ def test_a_typical_gradient_keeps_its_direction_and_its_length() -> None:
     assert 0.999 < float(lengths.min()) <= float(lengths.max()) <= 1.0
 
 
-def test_torch_and_numpy_round_alike() -> None:
-    grid = IntegerGrid.for_dimension(1000, clip_norm=2.0)
+@CLIPS
+def test_torch_and_numpy_round_alike(gamma: float | None) -> None:
+    grid = IntegerGrid.for_dimension(1000, clip_norm=2.0, gamma=gamma)
     rows = np.random.default_rng(2).normal(size=(20, 1000)).astype(np.float32)
     ours = round_rows(torch.from_numpy(rows.copy()), grid).numpy()
     theirs = grid.round(rows.astype(np.float64))
@@ -68,8 +76,9 @@ def test_torch_and_numpy_round_alike() -> None:
     assert (ours != theirs).mean() < 1e-3
 
 
-def test_a_row_does_not_depend_on_the_others() -> None:
-    grid = IntegerGrid.for_dimension(100, clip_norm=1.0)
+@CLIPS
+def test_a_row_does_not_depend_on_the_others(gamma: float | None) -> None:
+    grid = IntegerGrid.for_dimension(100, clip_norm=1.0, gamma=gamma)
     rows = torch.from_numpy(np.random.default_rng(3).normal(size=(8, 100)).astype(np.float32))
     rows[2, 5], rows[6] = float("nan"), 1e30
     round_rows(rows, grid)
@@ -103,8 +112,9 @@ def test_sums_that_float32_cannot_hold_are_exact_all_the_same() -> None:
     round_rows(rows, grid)
 
 
-def test_one_record_moves_the_sum_by_its_own_integer_vector() -> None:
-    grid = IntegerGrid.for_dimension(600, clip_norm=0.5)
+@pytest.mark.parametrize("gamma", [None, 0.01])
+def test_one_record_moves_the_sum_by_its_own_integer_vector(gamma: float | None) -> None:
+    grid = IntegerGrid.for_dimension(600, clip_norm=0.5, gamma=gamma)
     rows = torch.from_numpy(np.random.default_rng(4).normal(size=(10, 600)).astype(np.float32))
     chunks = [{"w": rows[:5].clone()}, {"w": rows[5:].clone()}]
     without = [{"w": rows[:5].clone()}, {"w": rows[5:9].clone()}]
@@ -134,11 +144,12 @@ def deep_chunk(n: int, parts: int = 47) -> dict[str, torch.Tensor]:
     return {str(i): torch.randn((n, 1024), generator=generator) * sizes[i] for i in range(parts)}
 
 
-def test_no_record_changes_another_s_norm_or_integers_by_a_bit_in_a_deep_network() -> None:
+@pytest.mark.parametrize("gamma", [None, 0.01])
+def test_no_record_changes_another_s_norm_or_integers_by_a_bit_in_a_deep_network(gamma: float | None) -> None:
     size = 16
     whole = deep_chunk(size)
     length = 1024 * len(whole)
-    grid = IntegerGrid.for_dimension(length, clip_norm=1.0)
+    grid = IntegerGrid.for_dimension(length, clip_norm=1.0, gamma=gamma)
     norms = vectors.record_norms(whole)
 
     def summed(rows: slice) -> np.ndarray:
@@ -183,3 +194,62 @@ def test_a_record_without_numbers_spoils_no_row_that_shares_its_memory() -> None
     chunk = {"used": used, "shared": torch.ones(2048).expand(3, 2048)}
     two = {"used": torch.ones(2, 4096), "shared": torch.ones(2, 2048)}
     assert np.array_equal(integer_sum([chunk], grid, 6144), integer_sum([two], grid, 6144))
+
+
+def test_automatic_clipping_is_auto_s_at_any_length_of_the_gradient() -> None:
+    """g·C/(‖g‖ + gamma) (Bu et al. 2023), on a fine grid to within a unit a coordinate."""
+    clip, gamma, d = 0.5, 0.01, 2000
+    grid = IntegerGrid(clip_norm=clip, norm_bound=1 << 20, gamma=gamma)
+    direction = np.random.default_rng(9).normal(size=(1, d))
+    direction /= np.linalg.norm(direction)
+    for norm in (1e-6, 1e-3, 0.01, 0.5, 30.0, 1e6):
+        row = (norm * direction).astype(np.float32)
+        expected = direction[0] * clip * norm / (norm + gamma)
+        for found in (round_rows(torch.from_numpy(row), grid)[0].numpy(), grid.round(row)[0]):
+            assert np.abs(found / grid.scale - expected).max() <= 1.1 / grid.scale
+
+
+@CLIPS
+def test_a_zero_and_an_infinite_gradient_add_nothing(gamma: float | None) -> None:
+    grid = IntegerGrid.for_dimension(5000, clip_norm=0.05, gamma=gamma)
+    rows = torch.zeros((5, 5000))
+    rows[1, 3], rows[2, 4], rows[3] = float("inf"), float("nan"), 3e38
+    assert not round_rows(rows, grid).any()
+    assert not grid.round(rows[:3].numpy()).any()
+
+
+@pytest.mark.parametrize("gamma", [None, 0.01])
+def test_the_bound_rests_on_the_integers_and_not_on_the_clip(
+    gamma: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clip that is three times too long: the exact test catches every row; without that test they pass."""
+    grid = IntegerGrid.for_dimension(600, clip_norm=0.5, gamma=gamma)
+    rows = torch.from_numpy(np.random.default_rng(10).normal(size=(6, 600)).astype(np.float32))
+    honest = vectors.clip_factors
+    monkeypatch.setattr(vectors, "clip_factors", lambda norms, grid: 3 * honest(norms, grid))
+    assert max(squares(round_rows(rows, grid))) <= grid.norm_bound**2
+    monkeypatch.setattr(vectors, "_outside", lambda rows, bound: [])
+    assert min(squares(round_rows(rows, grid))) > 4 * grid.norm_bound**2
+
+
+def test_a_gamma_that_could_make_nan_of_zeros_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected a gamma of at least 1e-12"):
+        integer_sum([], IntegerGrid.for_dimension(7, clip_norm=1.0, gamma=1e-13), 7)
+
+
+def test_sums_of_many_groups_are_exact_where_float32_would_not_hold_them_together() -> None:
+    grid = IntegerGrid(clip_norm=1.0, norm_bound=1 << 21)
+    rows = torch.from_numpy(np.random.default_rng(9).normal(size=(60, 3)).astype(np.float32)) * 0.01 + 5
+    groups = [{"w": rows[i : i + 2].clone()} for i in range(0, 60, 2)]
+    total = integer_sum(groups, grid, 3)
+    assert total.max() > 1 << 25  # odd integers up there are no float32
+    assert np.array_equal(total, sum(integer_sum([{"w": row[np.newaxis].clone()}], grid, 3) for row in rows))
+
+
+def test_groups_that_lie_otherwise_in_memory_are_added_coordinate_by_coordinate() -> None:
+    values = torch.from_numpy(np.random.default_rng(10).normal(size=(4, 8, 16, 3, 3)).astype(np.float32))
+    other = values.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    grid = IntegerGrid(clip_norm=1e6, norm_bound=1 << 20)  # nothing is clipped, so nothing depends on a norm
+    both = integer_sum([{"w": values.clone()}, {"w": other}, {"w": values.clone()}], grid, 8 * 16 * 9)
+    assert np.array_equal(both, 3 * integer_sum([{"w": values.clone()}], grid, 8 * 16 * 9))
+    assert both.any()

@@ -78,3 +78,50 @@ def test_moved_images_keep_shape_and_range_and_differ_from_each_other() -> None:
     # a bar that is moved by at most 0.15 + 0.35 half widths keeps most of its ink in the picture
     ink = moved.sum(dim=(1, 2, 3)) / images[0].sum()
     assert 0.5 < float(ink.mean()) < 1.3
+
+
+def test_without_augmentation_the_images_stay_as_they_are() -> None:
+    images = torch.from_numpy(means_of())
+    assert augmented(images, torch.Generator().manual_seed(0), "none") is images
+
+
+def test_an_elastic_image_is_bent_and_re_inked_within_the_range() -> None:
+    images = torch.from_numpy(means_of())[torch.zeros(50, dtype=torch.int64)] * 0.5
+    affine = augmented(images, torch.Generator().manual_seed(0))
+    elastic = augmented(images, torch.Generator().manual_seed(0), "elastic")
+    assert elastic.shape == images.shape
+    assert float(elastic.min()) >= 0.0
+    assert float(elastic.max()) <= 1.0
+    assert not torch.allclose(elastic, affine, atol=0.05)
+    # the same grey becomes darker in some images and lighter in others
+    peaks = elastic.flatten(1).max(dim=1).values
+    assert float(peaks.min()) < 0.4
+    assert float(peaks.max()) > 0.6
+    ink = elastic.sum(dim=(1, 2, 3)) / images[0].sum()
+    assert 0.5 < float(ink.mean()) < 1.5
+
+
+def test_strength_scales_how_far_the_images_are_moved() -> None:
+    images = torch.from_numpy(means_of())[torch.arange(3).repeat(20)]
+
+    def moved(strength: float) -> float:
+        return float(
+            (augmented(images, torch.Generator().manual_seed(0), "affine", strength) - images).norm()
+        )
+
+    assert moved(1e-6) < 1e-3 < moved(0.3) < moved(1.0)
+
+
+def test_a_decaying_rate_ends_where_it_hardly_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    honest = torch.optim.Adam.step
+
+    def step(self: torch.optim.Adam, *rest: object) -> object:
+        rates.append(self.param_groups[0]["lr"])
+        return honest(self, *rest)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    train(unet_of(1), steps=4)
+    train(unet_of(1), steps=4, decay=True)
+    assert rates[:4] == [5e-3] * 4
+    assert rates[4:] == pytest.approx([5e-3 * (1 + np.cos(np.pi * k / 4)) / 2 for k in range(4)])
