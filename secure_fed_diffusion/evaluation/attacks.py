@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from secure_fed_diffusion.data.datasets import Dataset, ImageSet
 from secure_fed_diffusion.diffusion.objective import Objective
-from secure_fed_diffusion.evaluation.features import Extractor, embed, load_extractor
+from secure_fed_diffusion.evaluation.features import Extractor, embed
 from secure_fed_diffusion.evaluation.membership import (
     ATTACKS,
     Attack,
@@ -34,6 +34,7 @@ from secure_fed_diffusion.evaluation.membership import (
     membership_figures,
 )
 from secure_fed_diffusion.evaluation.memorization import Vectors, memorization
+from secure_fed_diffusion.evaluation.own_extractor import extractor_for
 from secure_fed_diffusion.training.vectors import flatten, load_flat
 
 WARNING = (
@@ -66,7 +67,7 @@ class Attacks:
         self._objective = objective
         self._patch = patch
         self._initial = flatten(model)
-        self._extractor = load_extractor(dataset.name, device=device)
+        self._extractor = extractor_for(dataset, device=device)
 
     def measure(self, weights: Tensor, samples: ImageSet, guarantee: Guarantee | None) -> dict[str, Any]:
         """Return what `attacks.json` holds, for the released `weights` and images drawn from them.

@@ -35,7 +35,7 @@ from secure_fed_diffusion.evaluation.features import EXTRACTORS, Extractor, Extr
 from secure_fed_diffusion.evaluation.seeding import seeded
 
 SEED = 0
-_STEPS = 2_000
+STEPS = 2_000
 _BATCH = 128
 _LEARNING_RATE = 2e-3
 _WEIGHT_DECAY = 1e-2
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     except SecureFedDiffusionError as error:
         print(error, file=sys.stderr)
         return 1
-    extractor = train_extractor(EXTRACTORS[options.dataset], dataset.public, steps=_STEPS)
+    extractor = train_extractor(EXTRACTORS[options.dataset], dataset.public, steps=STEPS)
     weights = weights_bytes(extractor)
     options.out.write_bytes(weights)
     print(f"{extractor.name}: {extractor.num_features} features, {len(weights):,} bytes")

@@ -29,12 +29,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers import DDPMScheduler
 from scipy.stats import norm, rankdata
 from torch import Tensor, nn
 
 from secure_fed_diffusion.data.datasets import ImageSet
-from secure_fed_diffusion.diffusion.objective import DiffusionSettings, Objective, draw_seed, scheduler_config
+from secure_fed_diffusion.diffusion.objective import DiffusionSettings, Objective, draw_seed
 from secure_fed_diffusion.diffusion.patches import to_model_space
 from secure_fed_diffusion.errors import DataError
 from secure_fed_diffusion.evaluation.intervals import Interval, clopper_pearson
@@ -74,13 +73,10 @@ def sima_scores(model: nn.Module, objective: Objective, records: ImageSet, *, pa
     """Return minus the fourth power of the L4 norm of the noise predicted at each clean image (n,)."""
     settings = objective.settings
     t = round(SIMA_TIMESTEP * settings.timesteps)
-    alpha_bar = float(DDPMScheduler(**scheduler_config(settings)).alphas_cumprod[t])
 
     def score(x0: Tensor, labels: Tensor) -> Tensor:
-        output = model(x0, labels.new_full((len(x0),), t), class_labels=labels, return_dict=False)[0]
-        if settings.prediction == "v":  # eps = a v + s x_t
-            output = math.sqrt(alpha_bar) * output + math.sqrt(1 - alpha_bar) * x0
-        return -output.double().abs().pow(_EXPONENT).sum(dim=(1, 2, 3))
+        noise = objective.predicted_noise(model, x0, labels, labels.new_full((len(x0),), t))
+        return -noise.double().abs().pow(_EXPONENT).sum(dim=(1, 2, 3))
 
     return _score(model, records, patch, score)
 

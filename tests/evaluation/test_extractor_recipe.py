@@ -24,7 +24,7 @@ def test_the_recipe_yields_the_same_bytes_twice_and_others_from_another_seed():
 def test_the_recipe_writes_the_file_and_prints_its_accuracy_and_hash(tmp_path, monkeypatch, capsys):
     threads = torch.get_num_threads()
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
-    monkeypatch.setattr(extractor_recipe, "_STEPS", 3)
+    monkeypatch.setattr(extractor_recipe, "STEPS", 3)
     assert extractor_recipe.main(["digits", "--out", str(tmp_path / "weights")]) == 0
     printed = capsys.readouterr().out
     assert "lenet32_digits: 32 features" in printed
