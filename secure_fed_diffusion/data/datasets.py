@@ -1,27 +1,43 @@
-"""Four real image sets, each in three fixed splits: private, public, test.
+"""Real image sets, each in three fixed splits: private, public, test.
 
 `train` is PRIVATE: it is dealt out to the clients, and whatever is computed on it is charged.
 `public` belongs to no client, ever: the extractor is trained on it, and the hold-out loss and the
 FID floor are read from it.  `test` is for the metrics alone.
 
-| name            | private | public | test   | which                                             |
-|-----------------|---------|--------|--------|---------------------------------------------------|
-| `digits`        | 1,200   | 300    | 297    | scikit-learn's 8×8 digits; stratified, see below  |
-| `mnist`         | 55,000  | 5,000  | 10,000 | public: the last 5,000 of the training images     |
-| `fashion_mnist` | 55,000  | 5,000  | 10,000 | public: the last 5,000 of the training images     |
-| `pneumonia`     | 3,882   | 524    | 624    | MedMNIST's training, validation and test splits   |
+| name                | private | public | test   | which                                             |
+|---------------------|---------|--------|--------|---------------------------------------------------|
+| `digits`            | 1,200   | 300    | 297    | scikit-learn's 8×8 digits; stratified, see below  |
+| `mnist`             | 55,000  | 5,000  | 10,000 | public: the last 5,000 of the training images     |
+| `fashion_mnist`     | 55,000  | 5,000  | 10,000 | public: the last 5,000 of the training images     |
+| `cifar10`           | 45,000  | 5,000  | 10,000 | public: the last 5,000 of the training images     |
+| `svhn`              | 68,257  | 5,000  | 26,032 | public: the last 5,000 of the training images     |
+| `pneumonia`         | 3,882   | 524    | 624    | MedMNIST's training, validation and test splits   |
+| `pneumoniamnist`    | 4,708   | 524    | 624    | the same, of the whole PneumoniaMNIST             |
+| `bloodmnist`        | 11,959  | 1,712  | 3,421  | MedMNIST's splits                                 |
+| `dermamnist`        | 7,007   | 1,003  | 2,005  | MedMNIST's splits                                 |
+| `pathmnist`         | 89,996  | 10,004 | 7,180  | MedMNIST's splits                                 |
+
+MedMNIST's sets also come as `<name>_64`, with images of 64×64.
 
 The digits have no canonical split.  Ours orders each class by the SHA-256 of a label and the
 record's number and takes every sixth record or so (systematic sampling), so it is the same with any
 version of numpy, and each class is represented to within one record.  The `pneumonia` file is a
 subset of PneumoniaMNIST (3,882 of the 4,708 training images): its figures are no MedMNIST figures.
 
-Every array is checked against a pinned SHA-256 of its content (not of the file around it, so a
-copy that was compressed otherwise passes).  That guards against a mix-up, not against a person in
-the training data: nobody here deduplicates records or knows which of them belong to one patient.
+`digits`, `mnist`, `fashion_mnist` and `pneumonia` are checked against a pinned SHA-256 of each array's
+content (not of the file around it, so a copy that was compressed otherwise passes); the other files against
+their publisher's MD5 (`sources`) before anything is parsed.  That guards against a mix-up, not against a
+person in the training data: nobody here deduplicates records or knows which of them belong to one patient.
+The splits share no record, but MedMNIST split by image, so DermaMNIST and PathMNIST have pictures of one
+lesion or slide in two splits, and digits of one house number may stand on both sides of SVHN's cut: what
+is "public" there is no client's record, yet may resemble one.
 
-Sources: LeCun, Cortes, Burges (MNIST); Xiao, Rasul, Vollgraf 2017 (Fashion-MNIST); Yang et al.
-2023, Kermany et al. 2018 (PneumoniaMNIST); Alpaydin, Kaynak 1998 (digits).
+Nothing is downloaded here: `fetch` does that, when a person asks for it.
+
+Sources: LeCun, Cortes, Burges (MNIST); Xiao, Rasul, Vollgraf 2017 (Fashion-MNIST); Krizhevsky 2009
+(CIFAR-10); Netzer et al. 2011 (SVHN); Yang et al. 2023 (MedMNIST), of it Kermany et al. 2018 (pneumonia),
+Acevedo et al. 2020 (blood), Tschandl et al. 2018 (derma), Kather et al. 2019 (path); Alpaydin, Kaynak 1998
+(digits).
 
 >>> from secure_fed_diffusion.data.settings import DataSettings
 >>> digits = load(DataSettings(name="digits"))
@@ -32,62 +48,37 @@ Sources: LeCun, Cortes, Burges (MNIST); Xiao, Rasul, Vollgraf 2017 (Fashion-MNIS
 from __future__ import annotations
 
 import hashlib
-import os
-import zipfile
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from secure_fed_diffusion.data.facts import NUMERALS, facts
-from secure_fed_diffusion.data.settings import DIRECTORY_VARIABLE, DataSettings
+from secure_fed_diffusion.data.images import ImageSet
+from secure_fed_diffusion.data.published import content_sha256, data_directory, read_splits
+from secure_fed_diffusion.data.settings import DataSettings
+from secure_fed_diffusion.data.sources import SOURCES
 from secure_fed_diffusion.errors import ConfigError, DataError
 
-_N_PUBLIC = 5_000  # of MNIST and Fashion-MNIST
 _DIGITS_PUBLIC, _DIGITS_TEST = 300, 297
 _DIGITS_SHA256 = "0fad00a4e7230f831edee7235a67582417779b71dc24f66105d9c513a7c26ea0"
-_UNREADABLE = (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error)  # of numpy.load
 _DIGITS_SPLIT_LABEL = "secure-fed-diffusion digits split 1"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ImageSet:
-    """Labelled images: `images` uint8 (n, c, h, w), `labels` int64 (n,)."""
-
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        if self.images.ndim != 4 or self.images.dtype != np.uint8:
-            raise DataError(
-                f"expected uint8 images (n, c, h, w), got {self.images.dtype} {self.images.shape}"
-            )
-        if self.labels.shape != (len(self.images),) or self.labels.dtype != np.int64:
-            raise DataError(
-                f"expected {len(self.images)} int64 labels, got {self.labels.dtype} {self.labels.shape}"
-            )
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def subset(self, indices: npt.NDArray[np.integer[Any]] | Sequence[int] | slice) -> ImageSet:
-        """Return the records at `indices`, in that order."""
-        return ImageSet(self.images[indices], self.labels[indices])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Dataset:
-    """One data set in its three splits; only `train` is private."""
+    """One data set in its three splits; only `train` is private.
+
+    `directory` is the data folder that it was read from, None where it needed no file.
+    """
 
     name: str
     class_names: tuple[str, ...]
     train: ImageSet
     public: ImageSet
     test: ImageSet
+    directory: Path | None = None
 
     @property
     def n_classes(self) -> int:
@@ -101,47 +92,6 @@ class Dataset:
         return channels, height, width
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataFile:
-    """An .npz file: `arrays` maps each key to the SHA-256 of that array's content."""
-
-    filename: str
-    arrays: dict[str, str]
-
-
-FILES: dict[str, DataFile] = {
-    "mnist": DataFile(
-        filename="mnist.npz",
-        arrays={
-            "x_train": "aaea6b05347b8b6ad5b4f46859d80c25d349f29e9666f605ee81de7828633f70",
-            "y_train": "5c67498534333ca04602ccf56eab32d86c822998ee5bc7b553e7cda250737622",
-            "x_test": "2464f9fb40406d7393a5c95688822105de9683b3f12b280adac05f19592ccad9",
-            "y_test": "759a6cad8f34f5b42cfcf12e5e813bacd0da9cfe5a8e3da853c6e72f8c375933",
-        },
-    ),
-    "fashion_mnist": DataFile(
-        filename="fashion_mnist.npz",
-        arrays={
-            "x_train": "91e0635dd76ad1f9e56a6ecdcd1633dfbc548336091de8614a7d84ab568a66a5",
-            "y_train": "eb8e09c0625beaa3fadd2676ed1d33827c2139a854260eb4d6e0f171b768a311",
-            "x_test": "01a86bccdcb5b6f42a06ca416619677ab342ad7142bd140af501f7c4aac22783",
-            "y_test": "dd0133ced96a31972a2efe752d7ce29b9f64aae6f5dbcb5e74b398e8aa15c864",
-        },
-    ),
-    "pneumonia": DataFile(
-        filename="pneumonia_subset.npz",
-        arrays={
-            "train_images": "c560dd1c9e720d696e0619eed3c474fae80c2eec190c8d4c58c47f3138931605",
-            "train_labels": "f68ef8faacb0fbaa8966b23899a22f34d9c6c135343a5f7742bb886c4ef0191d",
-            "val_images": "a5b6156171b7fd63ce9a327a0712b6341b6e90c829c70b74802f673106ed3797",
-            "val_labels": "101e5889f0649e38a5adf448c5b08ccf4682a74b817dcc8725dda352a04bcd0b",
-            "test_images": "4d925f66ad250bfb01e9661297ffc6eed464ee7b03fc3c63f361d0aca8a983f6",
-            "test_labels": "bff89efa844e113bdd19a5b266ad5040885ef39348cec3c093127cdebbd15e2e",
-        },
-    ),
-}  # fmt: skip
-
-
 def load(settings: DataSettings) -> Dataset:
     """Load, verify and split the data set that `settings` names.
 
@@ -149,7 +99,7 @@ def load(settings: DataSettings) -> Dataset:
         DataError: a file is missing, unreadable, or not the one whose hash is pinned.
         ConfigError: `train_limit` exceeds the private split.
     """
-    dataset = _load_digits() if settings.name == "digits" else _load_file(settings)
+    dataset = _load_digits() if settings.name == "digits" else _load_files(settings)
     if settings.train_limit is None:
         return dataset
     if settings.train_limit > len(dataset.train):
@@ -158,15 +108,7 @@ def load(settings: DataSettings) -> Dataset:
             f"got {settings.train_limit}",
             key="data.train_limit",
         )
-    limited = dataset.train.subset(slice(settings.train_limit))
-    return Dataset(dataset.name, dataset.class_names, limited, dataset.public, dataset.test)
-
-
-def content_sha256(array: npt.NDArray[Any]) -> str:
-    """Return the SHA-256 of an array's dtype, shape and bytes in C order."""
-    digest = hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode())
-    digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+    return replace(dataset, train=dataset.train.subset(slice(settings.train_limit)))
 
 
 def _load_digits() -> Dataset:
@@ -198,57 +140,10 @@ def _stratified_split(labels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int
     return np.sort(rest), *parts
 
 
-def _load_file(settings: DataSettings) -> Dataset:
-    file = FILES[settings.name]
-    arrays = _read_verified(file, _directory(settings, file))
-    if settings.name == "pneumonia":
-        train, public, test = (
-            _image_set(arrays[f"{split}_images"], arrays[f"{split}_labels"])
-            for split in ("train", "val", "test")
-        )
-    else:
-        whole = _image_set(arrays["x_train"], arrays["y_train"])
-        train, public = whole.subset(slice(None, -_N_PUBLIC)), whole.subset(slice(-_N_PUBLIC, None))
-        test = _image_set(arrays["x_test"], arrays["y_test"])
-    return Dataset(settings.name, facts(settings.name).class_names, train, public, test)
-
-
-def _directory(settings: DataSettings, file: DataFile) -> Path:
-    named = settings.directory or os.environ.get(DIRECTORY_VARIABLE)
-    if not named:
-        raise DataError(
-            f"{settings.name} needs {file.filename}: set data.directory, or the environment variable "
-            f"{DIRECTORY_VARIABLE}, to the folder that holds it"
-        )
-    return Path(named).expanduser()
-
-
-def _read_verified(file: DataFile, directory: Path) -> dict[str, npt.NDArray[Any]]:
-    path = directory / file.filename
-    if not path.is_file():
-        raise DataError(
-            f"{file.filename} is missing in {directory}: set data.directory, or the environment variable "
-            f"{DIRECTORY_VARIABLE}, to the folder that holds it"
-        )
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = sorted(file.arrays.keys() - set(archive.files))
-            if missing:
-                raise DataError(
-                    f"{path} has no array {', '.join(missing)}; it holds {', '.join(archive.files)}"
-                )
-            arrays = {key: archive[key] for key in file.arrays}
-    except _UNREADABLE as error:
-        raise DataError(f"{path} cannot be read as an .npz archive: {error}") from error
-    for key, expected in file.arrays.items():
-        found = content_sha256(arrays[key])
-        if found != expected:
-            raise DataError(
-                f"{path} was altered or is another data set: array {key} {arrays[key].shape} has "
-                f"SHA-256 {found}, expected {expected}"
-            )
-    return arrays
-
-
-def _image_set(images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> ImageSet:
-    return ImageSet(images[:, None], labels.reshape(-1).astype(np.int64))
+def _load_files(settings: DataSettings) -> Dataset:
+    known, directory = facts(settings.name), data_directory(settings.directory, settings.name)
+    train, public, test = (
+        ImageSet(split.images, split.labels)
+        for split in read_splits(SOURCES[settings.name], known, directory)
+    )
+    return Dataset(settings.name, known.class_names, train, public, test, directory)

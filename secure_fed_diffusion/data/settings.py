@@ -13,7 +13,22 @@ from typing import Literal, get_args
 
 from secure_fed_diffusion.errors import ConfigError
 
-DatasetName = Literal["digits", "mnist", "fashion_mnist", "pneumonia"]
+DatasetName = Literal[
+    "digits",
+    "mnist",
+    "fashion_mnist",
+    "pneumonia",
+    "cifar10",
+    "svhn",
+    "pneumoniamnist",
+    "pneumoniamnist_64",
+    "bloodmnist",
+    "bloodmnist_64",
+    "dermamnist",
+    "dermamnist_64",
+    "pathmnist",
+    "pathmnist_64",
+]
 PartitionScheme = Literal["dirichlet", "iid", "classes_per_client"]
 DIRECTORY_VARIABLE = "SFD_DATA_DIR"
 """Environment variable that names the folder with the data files."""

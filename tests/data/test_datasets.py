@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from secure_fed_diffusion.data import datasets
-from secure_fed_diffusion.data.datasets import DataFile, ImageSet, content_sha256, load
+from secure_fed_diffusion.data.datasets import ImageSet, content_sha256, load
+from secure_fed_diffusion.data.published import FILES, DataFile
 from secure_fed_diffusion.data.settings import DIRECTORY_VARIABLE, DataSettings
+from secure_fed_diffusion.data.sources import SOURCES
 from secure_fed_diffusion.errors import ConfigError, DataError
 
 needs_files = pytest.mark.skipif(
@@ -15,13 +18,14 @@ needs_files = pytest.mark.skipif(
 )
 
 
-def write_stand_in(monkeypatch, folder, name, arrays):
+def write_stand_in(monkeypatch, folder, name, arrays, counts):
     """Write a small file in the layout of the data set `name`, and pin its content."""
-    real = datasets.FILES[name]
+    real = FILES[name]
     np.savez_compressed(folder / real.filename, **arrays)
     pins = {key: content_sha256(array) for key, array in arrays.items()}
     pinned = DataFile(filename=real.filename, arrays=pins)
-    monkeypatch.setitem(datasets.FILES, name, pinned)
+    monkeypatch.setitem(FILES, name, pinned)
+    monkeypatch.setitem(SOURCES, name, replace(SOURCES[name], image_counts=counts))
     return folder / real.filename
 
 
@@ -34,7 +38,7 @@ def mnist_folder(tmp_path, monkeypatch):
         "x_test": rng.integers(0, 256, (30, 28, 28)).astype(np.uint8),
         "y_test": rng.integers(0, 10, 30).astype(np.uint8),
     }
-    write_stand_in(monkeypatch, tmp_path, "mnist", arrays)
+    write_stand_in(monkeypatch, tmp_path, "mnist", arrays, (20, 5000, 30))
     return tmp_path, arrays
 
 
@@ -93,7 +97,7 @@ def test_the_validation_split_of_pneumonia_is_public(tmp_path, monkeypatch):
     for split, count in (("train", 9), ("val", 5), ("test", 3)):
         arrays[f"{split}_images"] = rng.integers(0, 256, (count, 28, 28)).astype(np.uint8)
         arrays[f"{split}_labels"] = rng.integers(0, 2, (count, 1)).astype(np.uint8)
-    write_stand_in(monkeypatch, tmp_path, "pneumonia", arrays)
+    write_stand_in(monkeypatch, tmp_path, "pneumonia", arrays, (9, 5, 3))
     pneumonia = load(DataSettings(name="pneumonia", directory=str(tmp_path)))
     assert (len(pneumonia.train), len(pneumonia.public), len(pneumonia.test)) == (9, 5, 3)
     assert np.array_equal(pneumonia.public.labels, arrays["val_labels"].ravel())
