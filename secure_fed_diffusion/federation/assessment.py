@@ -1,7 +1,8 @@
 """What a run shows of its model: a hold-out loss, sample grids and the public metrics.
 
 Reads the released weights, the public split and the test split; no private record comes near it, so
-nothing here is charged.
+nothing here is charged.  Sampling and metrics take the cores that the run may use (`run.workers`), since
+nothing of them flows back into training, which stays on `run.threads`.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from torch import Tensor, nn
 from secure_fed_diffusion.data.datasets import Dataset, ImageSet
 from secure_fed_diffusion.diffusion.objective import Objective
 from secure_fed_diffusion.diffusion.sampler import load_pipeline, sample
-from secure_fed_diffusion.evaluation.evaluator import Evaluator
+from secure_fed_diffusion.evaluation.evaluator import Evaluator, Metrics
+from secure_fed_diffusion.evaluation.threads import torch_threads, usable_cores
 from secure_fed_diffusion.federation.settings import RunSettings
 from secure_fed_diffusion.training.local import ClientData
 from secure_fed_diffusion.training.vectors import load_flat
 
 HOLDOUT_RECORDS = 256
 GRID_COLUMNS = 10
-GRID_STEPS = 50  # of stochastic DDIM, for grids that are drawn later
 NO_PUBLIC_DATA = "none: the server was given no public data"
 _CELL_PIXELS = 56  # height of an image in the grid, in whole multiples of its own
 _GAP_PIXELS, _GAP_GREY = 4, 96
@@ -54,8 +55,9 @@ class Assessment:
 
     @property
     def floor(self) -> dict[str, float]:
-        """The FID of real public images against the test images."""
-        return self._evaluator.floor
+        """What real public images score against the test images, by name."""
+        with torch_threads(evaluation_threads(self._settings)):
+            return self._evaluator.floor
 
     def each_round(self, weights: Tensor) -> dict[str, Any]:
         """Return what every line of `metrics.jsonl` says of the model."""
@@ -92,11 +94,12 @@ class Assessment:
         )
         return ImageSet(images=images, labels=labels)
 
-    def measure(self, weights: Tensor, *, grid: Path, last: bool, seed: int) -> dict[str, float]:
+    def measure(self, weights: Tensor, *, grid: Path, last: bool, seed: int) -> Metrics:
         """Sample, write a PNG grid (one row a class) to `grid`, and return the metrics by name."""
-        synthetic = self.synthesize(weights, seed)
-        write_grid(synthetic, self._dataset.n_classes, grid)
-        return self._evaluator.measure(synthetic, with_tstr=last or self._settings.evaluation.tstr_each)
+        with torch_threads(evaluation_threads(self._settings)):
+            synthetic = self.synthesize(weights, seed)
+            write_grid(synthetic, self._dataset.n_classes, grid)
+            return self._evaluator.measure(synthetic, with_tstr=last or self._settings.evaluation.tstr_each)
 
 
 class SamplesOnly:
@@ -125,10 +128,17 @@ class SamplesOnly:
         )
         return ImageSet(images=images, labels=labels)
 
-    def measure(self, weights: Tensor, *, grid: Path, last: bool, seed: int) -> dict[str, float]:
+    def measure(self, weights: Tensor, *, grid: Path, last: bool, seed: int) -> Metrics:
         """Write a PNG grid to `grid`; there are no metrics."""
         write_grid(self.synthesize(weights, seed), self._n_classes, grid)
         return {}
+
+
+def evaluation_threads(settings: RunSettings) -> int:
+    """Return on how many threads an evaluation computes: never fewer than training does."""
+    workers, threads = settings.run.workers, max(1, settings.run.threads)
+    cores = usable_cores() if workers == "auto" else workers * threads
+    return max(cores, torch.get_num_threads())
 
 
 def write_grid(images: ImageSet, n_classes: int, path: Path) -> None:
@@ -158,11 +168,11 @@ def draw_grid(model: Path, path: Path, *, per_class: int, seed: int) -> int:
         RunError: there is no model to draw from.
     """
     pipeline = load_pipeline(model)
-    n_classes = pipeline.unet.config.num_class_embeds
+    n_classes = pipeline.config.n_classes
     labels = np.arange(n_classes * per_class) % n_classes
     drawn = pipeline(
         labels,
-        num_inference_steps=min(GRID_STEPS, pipeline.scheduler.config.num_train_timesteps),
+        num_inference_steps=min(pipeline.config.steps, pipeline.scheduler.config.num_train_timesteps),
         generator=torch.Generator().manual_seed(seed),
         output_type="np",
     ).images

@@ -5,6 +5,7 @@ Not protected against: settings that fit together and promise little; `remarks` 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from secure_fed_diffusion.dp.accounting import epsilon
@@ -14,7 +15,13 @@ from secure_fed_diffusion.errors import BudgetExceededError, ConfigError
 from secure_fed_diffusion.federation.participation import FederationSettings, SecureSumSettings
 from secure_fed_diffusion.federation.release import ReleasePlanner
 from secure_fed_diffusion.federation.schedule import Round
-from secure_fed_diffusion.federation.settings import Mode, PrivacySettings
+from secure_fed_diffusion.federation.settings import (
+    Mode,
+    ModeSettings,
+    PrivacySettings,
+    StepSettings,
+    WarmupSettings,
+)
 
 
 def check_threshold(mode: Mode, federation: FederationSettings, secure_sum: SecureSumSettings) -> None:
@@ -78,6 +85,20 @@ def check_canaries(mode: Mode, canaries: int) -> None:
         )
 
 
+def check_label_balance(mode: Mode, recipe: ModeSettings, warmup: WarmupSettings) -> None:
+    """Refuse to balance classes whose sizes nobody has released.
+
+    Raises:
+        ConfigError: there are no class means to take noisy counts from.
+    """
+    if isinstance(recipe, StepSettings) and recipe.label_balance and not warmup.draws:
+        raise ConfigError(
+            "expected warmup.draws >= 1, got 0: the shares of the classes come from the class means' noisy "
+            "counts; without noise they would be a release that nobody pays for",
+            key=f"modes.{mode}.label_balance",
+        )
+
+
 def noise_multiplier_for(
     privacy: PrivacySettings, guard: View, most: Mapping[str, int], planner: ReleasePlanner
 ) -> float:
@@ -91,8 +112,11 @@ def noise_multiplier_for(
     """
 
     def counts(multiplier: float) -> dict[Mechanism, int]:
-        releases = planner.releases(multiplier)
-        return {release.mechanism: most[name] for name, release in releases.items() if most[name] > 0}
+        found: Counter[Mechanism] = Counter()  # two phases may be the same mechanism: they add up
+        for name, release in planner.releases(multiplier).items():
+            if most[name]:
+                found[release.mechanism] += most[name]
+        return found
 
     def cost(steps: Mapping[Mechanism, int]) -> float:
         return epsilon(steps, delta=privacy.delta, view=guard, accountant=privacy.accountant)

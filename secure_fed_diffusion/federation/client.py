@@ -183,11 +183,11 @@ class Client:
             per_setup = self._plan.rounds_per_setup
             raise PolicyError(f"this client's plan has {per_setup} rounds a set-up: no frame like this")
         if kind == ANNOUNCE:
-            return self._open(Announcement.decode(frame, self._plan.dimension))
+            return self._open(Announcement.decode(frame, self._plan.announced))
         if kind == SETUP:
             return self._join(SetupCall.decode(frame))
         if kind == ROUND:
-            return self._enter(Opening.decode(frame, self._plan.dimension))
+            return self._enter(Opening.decode(frame, self._plan.announced))
         phase, inner = unwrap(frame)
         machine = self._secagg
         if machine is None:
@@ -224,6 +224,8 @@ class Client:
 
     def _join(self, call: SetupCall) -> bytes:
         """Begin a set-up for several rounds, and forget any earlier one with all its slots."""
+        if call.release not in self._plan.releases:
+            raise FrameError(f"this client's plan has no sums of {call.release}")
         self._leave()
         self._setup = call
         self._secagg = self._machine(self._session())

@@ -26,11 +26,13 @@ from secure_fed_diffusion.diffusion.objective import Objective
 from secure_fed_diffusion.dp.noise import poisson_sample
 from secure_fed_diffusion.entropy import Entropy, system
 from secure_fed_diffusion.federation.class_means import prototype_rows
+from secure_fed_diffusion.federation.label_balance import thin
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.release import Release, draw_noise
 from secure_fed_diffusion.federation.settings import LocalSettings, StepSettings
 from secure_fed_diffusion.training.local import (
     ClientData,
+    ClientSample,
     DrawKey,
     LocalOptimizer,
     train_plain,
@@ -64,7 +66,10 @@ class Contributor:
     def vector(
         self, release: Release, weights: npt.NDArray[np.float32], *, number: int, attempt: int
     ) -> npt.NDArray[np.uint64]:
-        """Return this client's contribution to `release`, modulo 2**64 (the ring cuts it): (length,)."""
+        """Return this client's contribution to `release`, modulo 2**64 (the ring cuts it): (length,).
+
+        `weights` are as announced: with `label_balance` the shares of the classes stand behind them.
+        """
         key: DrawKey = (self.plan.seed, self.client_id, number, attempt)
         if release.name == "prototypes":
             integers = self._prototypes(release)
@@ -72,6 +77,10 @@ class Contributor:
             integers = self._gradient(release, self.plan.recipe, weights, key)
         else:
             return self._update(release, weights, key)
+        return self.noised(integers, release)
+
+    def noised(self, integers: Integers, release: Release) -> npt.NDArray[np.uint64]:
+        """Return the integers with this client's own noise, modulo 2**64."""
         return self._with_noise(integers, release).view(np.uint64)
 
     def _with_noise(self, integers: Integers, release: Release) -> Integers:
@@ -98,21 +107,30 @@ class Contributor:
             (release.grid.round(part).sum(axis=0) for part in rows), np.zeros(release.length, dtype=np.int64)
         )
 
+    def drawn(
+        self, release: Release, weights: npt.NDArray[np.float32], key: DrawKey
+    ) -> tuple[ClientSample, npt.NDArray[np.intp]]:
+        """Toss the coins of one step; return the records that they chose, and which of the canaries."""
+        planted = self.planted.coordinates if self.planted and release.canaries else _NO_CANARIES
+        sample = self._sample(release.mechanism.sampling_rate, len(planted))
+        real = sample < len(self.images)
+        records = sample[real]
+        if self.plan.label_shares:
+            shares = weights[self.plan.dimension :]
+            records = thin(records, self.images.labels[records], shares, self.coins)
+        return self.data.sample(records, self.objective, key), planted[sample[~real] - len(self.images)]
+
     def _gradient(
         self, release: Release, recipe: StepSettings, weights: npt.NDArray[np.float32], key: DrawKey
     ) -> Integers:
         """One step: the integer sum of the sampled records' clipped gradients, the canaries' among them."""
-        load_flat(self.model, torch.from_numpy(weights))
-        planted = self.planted.coordinates if self.planted and release.canaries else _NO_CANARIES
-        sample = self._sample(release.mechanism.sampling_rate, len(planted))
-        real = sample < len(self.images)
-        records = self.data.sample(sample[real], self.objective, key)
-        size = self._micro_batch(recipe.micro_batch)
+        load_flat(self.model, torch.from_numpy(weights[: self.plan.dimension]))
+        records, drawn = self.drawn(release, weights, key)
+        size = self.micro_batch(recipe)
         chunks = micro_batches(self.model, self.objective, records, size)
         total = np.pad(integer_sum(chunks, release.grid, self.plan.dimension), (0, release.canaries))
         if self.planted is None or not release.canaries:
             return total
-        drawn = planted[sample[~real] - len(self.images)]
         _, _, number, attempt = key
         self.planted.notes.write(self.client_id, int(number), int(attempt), drawn)
         rows = self.planted.gradients(
@@ -125,8 +143,9 @@ class Contributor:
         as_chunks = ({"canaries": torch.from_numpy(part)} for part in rows)
         return total + integer_sum(as_chunks, release.grid, release.length)
 
-    def _micro_batch(self, configured: int | str) -> int:
+    def micro_batch(self, recipe: StepSettings | LocalSettings) -> int:
         """Return how many records' gradients are computed at once: on this machine, where that is "auto"."""
+        configured = recipe.micro_batch
         if isinstance(configured, int):
             return configured
         _, channels, height, width = self.data.images.shape
@@ -160,7 +179,7 @@ class Contributor:
                 divisor=recipe.divisor,
                 grid=release.grid,
                 noise_stddev=release.mechanism.share_stddev,
-                micro_batch=self._micro_batch(recipe.micro_batch),
+                micro_batch=self.micro_batch(recipe),
                 key=key,
                 sampling_entropy=self.coins,
                 noise_entropy=self.entropy,
@@ -176,7 +195,7 @@ class Contributor:
                 key=key,
             )
         update = flatten(self.model).numpy().astype(np.float64) - weights
-        if release.fixed_point is None:
+        if release.fixed_point is None:  # clipped as the grid says, flat or automatic
             return self._with_noise(release.grid.round(update[np.newaxis])[0], release).view(np.uint64)
         update = np.nan_to_num(update, posinf=0.0, neginf=0.0)  # a diverged step must not end the round
         if self.plan.mode != "none":

@@ -29,6 +29,7 @@ from secure_fed_diffusion.dp.terms import Terms
 from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.federation.checks import (
     check_canaries,
+    check_label_balance,
     check_threshold,
     guard_view,
     noise_multiplier_for,
@@ -48,6 +49,7 @@ from secure_fed_diffusion.federation.settings import (
     ModesSettings,
     PrivacySettings,
     SecureSumSettings,
+    StepSettings,
     WarmupSettings,
 )
 
@@ -71,7 +73,7 @@ class Plan:
     releases: Mapping[ReleaseName, Release]
     rounds: tuple[Round, ...]
     guard: View
-    noise_multiplier: float  # of the training release, in the guard view; 0 in mode `none`
+    noise_multiplier: float  # of the training, in the guard view, times a phase's scale; 0 in mode `none`
     canaries: int = 0  # coordinates that the auditor's records have to themselves, behind the model's
     digest: str = field(init=False, compare=False)
 
@@ -83,6 +85,21 @@ class Plan:
     def patch(self) -> int:
         """Pixels folded into channels along each axis."""
         return self.model.patch
+
+    @property
+    def label_shares(self) -> int:
+        """How many numbers, one a class, follow the weights in an announcement: what thins each class."""
+        balanced = isinstance(self.recipe, StepSettings) and self.recipe.label_balance
+        return self.n_classes if balanced else 0
+
+    @property
+    def announced(self) -> int:
+        """How many numbers an announcement holds: the weights, then the shares of the classes.
+
+        Both are in the digest that every frame of the round is bound to, so clients that were shown others
+        have no mask in common.
+        """
+        return self.dimension + self.label_shares
 
     @property
     def masked(self) -> bool:
@@ -284,6 +301,7 @@ def make_plan(
     recipe: ModeSettings = getattr(modes, mode)
     check_threshold(mode, federation, secure_sum)
     check_canaries(mode, canaries)
+    check_label_balance(mode, recipe, warmup)
     planner = ReleasePlanner(
         mode=mode,
         recipe=recipe,
@@ -311,7 +329,15 @@ def make_plan(
         n_classes=n_classes,
         dimension=dimension,
         releases=trial.releases(1.0),
-        rounds=make_schedule(federation, n_prototypes=warmup.draws, n_training=recipe.rounds, seed=seed),
+        rounds=make_schedule(
+            federation,
+            n_prototypes=warmup.draws,
+            n_training=recipe.rounds,
+            seed=seed,
+            phases=[phase.from_round for phase in recipe.phases]
+            if isinstance(recipe, StepSettings)
+            else (1,),
+        ),
         guard=guard_view(mode, federation),
         noise_multiplier=0.0,
         canaries=canaries,

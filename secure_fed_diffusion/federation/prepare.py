@@ -2,7 +2,8 @@
 
 What cannot be honoured (a folder that is taken, a micro-batch that is not exact here, a budget that is
 spent) is refused here; `Run.execute` then only runs.  A run in one process is both parts together: the
-server's (`server_part`), and each client's with its own records.
+server's (`server_part`), and each client's with its own records; what the clients compute may be done by
+worker processes (`workroom`).
 
 Not protected against: a machine whose kernels change between preparing and running.
 """
@@ -23,14 +24,15 @@ from secure_fed_diffusion.evaluation.attacks import Attacks
 from secure_fed_diffusion.federation.assessment import Assessment
 from secure_fed_diffusion.federation.auditor import Auditor
 from secure_fed_diffusion.federation.client import Client
-from secure_fed_diffusion.federation.contribution import Contributor
 from secure_fed_diffusion.federation.heads import Witness
 from secure_fed_diffusion.federation.plan import Plan, make_plan
+from secure_fed_diffusion.federation.ports import Contribution
 from secure_fed_diffusion.federation.rehearsal import deal, rehearsed
 from secure_fed_diffusion.federation.run import Run
 from secure_fed_diffusion.federation.server_part import ServerPart, prepare_server
 from secure_fed_diffusion.federation.settings import RunSettings
 from secure_fed_diffusion.federation.workbench import Workbench
+from secure_fed_diffusion.federation.workroom import HandedIn, side_by_side, worker_count
 from secure_fed_diffusion.training.vectors import dimension
 
 
@@ -100,18 +102,25 @@ def prepare(
         entropy=entropy,
     )
     auditor = _auditor(part)
+    images = {client_id: dataset.train.subset(indices) for client_id, indices in enumerate(parts)}
+    workers = worker_count(settings, plan, device=bench.device.type, entropy=entropy, coins=coins)
+    beside = side_by_side(settings, plan, images, workers) if workers > 1 else None
     handlers = {}
-    for client_id, indices in enumerate(parts):
-        contributor = bench.contributor(
-            plan,
-            client_id,
-            dataset.train.subset(indices),
-            entropy=entropy,
-            coins=coins,
-            planted=None if auditor is None else auditor.planted(client_id),
-        )
+    for client_id, own in images.items():
+        contributor: Contribution
+        if beside is not None:
+            contributor = HandedIn(client_id, plan, beside)
+        else:
+            contributor = bench.contributor(
+                plan,
+                client_id,
+                own,
+                entropy=entropy,
+                coins=coins,
+                planted=None if auditor is None else auditor.planted(client_id),
+            )
         handlers[client_id] = _client(part, contributor, entropy).handle
-    run = part.run(InProcessEngine(handlers, rehearsed(settings)))
+    run = part.run(InProcessEngine(handlers, rehearsed(settings), beside))
     run.auditor = auditor
     if settings.evaluation.attacks:
         taking_part = sorted({client_id for planned in plan.rounds for client_id in planned.cohort})
@@ -122,7 +131,7 @@ def prepare(
     return run
 
 
-def _client(part: ServerPart, contributor: Contributor, entropy: Entropy) -> Client:
+def _client(part: ServerPart, contributor: Contribution, entropy: Entropy) -> Client:
     """Return a client of this process: it charges the run's ledger and signs that ledger's heads."""
     identities, client_id = part.identities, contributor.client_id
     if identities is None:

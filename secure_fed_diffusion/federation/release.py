@@ -1,8 +1,9 @@
-"""The two kinds of sum of a run: what a contribution to each is, and what it costs.
+"""The kinds of sum of a run, class means and training: what a contribution to each is, and what it costs.
 
 A release fixes, in one place, the grid that bounds a contribution, the noise that goes with it, the ring
 that holds the sum and the public divisor.  `ReleasePlanner.releases` is a function of the noise multiplier
-of the training release alone, which is what the calibration turns.
+of the training alone, which is what the calibration turns.  Each phase of a batch schedule is a release of
+its own, with its own mechanism: rates, noise and charges of two phases are never mixed.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from secure_fed_diffusion.dp.mechanism import INNER_STDDEV, Mechanism
 from secure_fed_diffusion.dp.noise import discrete_gaussian
 from secure_fed_diffusion.entropy import Entropy
 from secure_fed_diffusion.errors import ConfigError
-from secure_fed_diffusion.federation.schedule import ReleaseName
+from secure_fed_diffusion.federation.phases import PhaseSettings
+from secure_fed_diffusion.federation.schedule import PHASES, ReleaseName
 from secure_fed_diffusion.federation.settings import (
-    AveragingSettings,
     FederationSettings,
     LocalSettings,
     Mode,
@@ -88,8 +89,16 @@ class ReleasePlanner:
     canaries: int = 0  # coordinates appended to a sum of gradients
 
     def releases(self, multiplier: float) -> dict[ReleaseName, Release]:
-        """Describe both releases with `multiplier` as the training's, in the guard view."""
-        return {"prototypes": self._prototypes(), "training": self._training(multiplier)}
+        """Describe all releases with `multiplier` as the training's, in the guard view.
+
+        A phase of a schedule has `multiplier` times its own `noise_scale`.
+        """
+        described: dict[ReleaseName, Release] = {"prototypes": self._prototypes()}
+        if not isinstance(self.recipe, StepSettings):
+            return described | {"training": self._training("training", multiplier)}
+        for name, phase in zip(PHASES, self.recipe.phases, strict=False):
+            described[name] = self._training(name, multiplier * phase.noise_scale, phase)
+        return described
 
     @property
     def _cohort(self) -> int:
@@ -138,15 +147,19 @@ class ReleasePlanner:
             divisor=max(1, round(batch)),
         )
 
-    def _training(self, multiplier: float) -> Release:
-        """Describe the sum that trains: gradients, clipped updates, or float updates."""
+    def _training(self, name: ReleaseName, multiplier: float, phase: PhaseSettings | None = None) -> Release:
+        """Describe the sum that trains: gradients (of a `phase`), clipped updates, or float updates."""
         recipe = self.recipe
-        grid = IntegerGrid.for_dimension(self.dimension, recipe.clip_norm)
-        rate = 1.0 if isinstance(recipe, AveragingSettings) else recipe.sampling_rate
+        clip_norm = recipe.clip_norm if phase is None or phase.clip_norm is None else phase.clip_norm
+        gamma = recipe.clip_gamma if recipe.clipping == "automatic" else None
+        grid = IntegerGrid.for_dimension(self.dimension, clip_norm, gamma=gamma)
+        if phase is not None:
+            rate, divisor = phase.sampling_rate, phase.divisor
+        else:
+            rate, divisor = getattr(recipe, "sampling_rate", 1.0), self._cohort
         # A canary is one coordinate and no real record touches it: neither the grid nor the ring changes.
         length = self.dimension + self.canaries
         mechanism = self._mechanism(grid, length, multiplier, rate)
-        divisor = recipe.divisor if isinstance(recipe, StepSettings) else self._cohort
         weighted = self.mode == "none"
         if isinstance(recipe, StepSettings) or self.mode == "client":
             fixed_point, bits = None, self._integer_ring(mechanism, divisor)
@@ -154,7 +167,7 @@ class ReleasePlanner:
             fixed_point = self._float_ring(recipe.update_range, MAX_RECORDS if weighted else 1)
             bits = fixed_point.modulus_bits
         return Release(
-            name="training",
+            name=name,
             mechanism=mechanism,
             steps=recipe.steps if isinstance(recipe, LocalSettings) else 1,
             length=length + 1 if weighted else length,

@@ -159,12 +159,10 @@ def _with_reasons(
 def record(plan: Plan, ledger: Ledger, outcome: Outcome) -> dict[str, Any]:
     """Return the line of `metrics.jsonl` that every round has: what it cost and what it moved."""
     mechanism = plan.releases[outcome.planned.release].mechanism
-    kinds = {"prototypes": "prototypes", "training": "gradient"}
-    if plan.mode not in ("central", "distributed"):
-        kinds["training"] = "update"
+    training = "gradient" if plan.mode in ("central", "distributed") else "update"
     return {
         "round": outcome.planned.number,
-        "kind": kinds[outcome.planned.release],
+        "kind": "prototypes" if outcome.planned.release == "prototypes" else training,
         "mode": plan.mode,
         "epsilon": epsilon_by_view(plan, ledger),
         "delta": plan.privacy.delta,

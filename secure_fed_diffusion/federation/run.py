@@ -147,7 +147,13 @@ class Run:
         )
         model, settings = self.server.model, self.settings
         load_flat(model, self.server.average.average)
-        save_pipeline(model, settings.diffusion, settings.model.patch, self.folder.model)
+        save_pipeline(
+            model,
+            settings.diffusion,
+            settings.model.patch,
+            self.folder.model,
+            sampler=settings.sampler,
+        )
         if self.auditor is not None:
             summary["audit"] = self.auditor.conclude()
         self.folder.write_json("summary.json", summary)

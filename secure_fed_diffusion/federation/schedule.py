@@ -6,14 +6,29 @@ claim about the server.  What a fixed schedule gives instead is fewer charges fo
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from secure_fed_diffusion.federation.settings import FederationSettings
 
-ReleaseName = Literal["prototypes", "training"]
+ReleaseName = Literal[
+    "prototypes",
+    "training",
+    "training_2",
+    "training_3",
+    "training_4",
+    "training_5",
+    "training_6",
+    "training_7",
+    "training_8",
+]
+"""What a sum is for: class means, or the training in one phase of a batch schedule (`PhaseSettings`)."""
+
+PHASES: tuple[ReleaseName, ...] = get_args(ReleaseName)[1:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +41,21 @@ class Round:
 
 
 def make_schedule(
-    federation: FederationSettings, *, n_prototypes: int, n_training: int, seed: int
+    federation: FederationSettings,
+    *,
+    n_prototypes: int,
+    n_training: int,
+    seed: int,
+    phases: Sequence[int] = (1,),
 ) -> tuple[Round, ...]:
-    """Fix every cohort: those with the fewest rounds of this release so far, ties by a public permutation."""
+    """Fix every cohort: those with the fewest rounds of this release so far, ties by a public permutation.
+
+    `phases` are the training rounds, counted from 1, with which each phase begins.
+    """
     rng = np.random.default_rng([seed, 0xC0])
-    names: list[ReleaseName] = ["prototypes"] * n_prototypes + ["training"] * n_training
-    taken = {name: [0] * federation.clients for name in ("prototypes", "training")}
+    names: list[ReleaseName] = ["prototypes"] * n_prototypes
+    names += [PHASES[sum(first <= t for first in phases) - 1] for t in range(1, n_training + 1)]
+    taken: dict[str, list[int]] = defaultdict(lambda: [0] * federation.clients)
     rounds = []
     for number, name in enumerate(names, start=1):
         counts, ties = taken[name], rng.permutation(federation.clients).tolist()

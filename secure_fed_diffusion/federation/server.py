@@ -10,6 +10,7 @@ after it is post-processing.  A sum of fewer than `min_survivors` contributions 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,12 +20,18 @@ import torch
 from torch import nn
 
 from secure_fed_diffusion import secagg
-from secure_fed_diffusion.diffusion.ema import ExponentialMovingAverage
+from secure_fed_diffusion.diffusion.ema import (
+    ExponentialMovingAverage,
+    PowerFunctionAverage,
+    RunningAverage,
+    TailAverage,
+)
 from secure_fed_diffusion.diffusion.objective import Objective
 from secure_fed_diffusion.entropy import Entropy, system
 from secure_fed_diffusion.errors import LedgerError, SecureAggregationError, UnderNoisedError
 from secure_fed_diffusion.federation.class_means import estimate_means
 from secure_fed_diffusion.federation.heads import HeadBook, detach
+from secure_fed_diffusion.federation.label_balance import class_shares, noisy_counts
 from secure_fed_diffusion.federation.messages import (
     Announcement,
     announcements,
@@ -33,8 +40,9 @@ from secure_fed_diffusion.federation.messages import (
 )
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.release import Release, draw_noise
-from secure_fed_diffusion.federation.settings import StepSettings
-from secure_fed_diffusion.federation.strategies import AdamOnGradients, FederatedAveraging, Strategy
+from secure_fed_diffusion.federation.settings import ModeSettings, StepSettings
+from secure_fed_diffusion.federation.stepping import learning_rate_at
+from secure_fed_diffusion.federation.strategies import base_learning_rate, make_strategy
 from secure_fed_diffusion.federation.sums import SecureSums
 from secure_fed_diffusion.secagg.encoding import centred
 from secure_fed_diffusion.training.vectors import flatten, load_flat
@@ -62,14 +70,11 @@ class Server:
         self._heads = heads
         self._entropy = entropy
         self.model = model
-        recipe = plan.recipe
-        self._strategy: Strategy = (
-            AdamOnGradients(plan.dimension, recipe.learning_rate)
-            if isinstance(recipe, StepSettings)
-            else FederatedAveraging()
-        )
-        self.average = ExponentialMovingAverage(flatten(model), recipe.ema_decay)
+        self._strategy = make_strategy(plan.recipe, plan.dimension)
+        self.average = make_average(plan.recipe, flatten(model))
         self._means: list[npt.NDArray[np.float32]] = []
+        self._counts = np.zeros(plan.n_classes)  # noisy, of all class means together
+        self._n_prototypes = sum(planned.release == "prototypes" for planned in plan.rounds)
         self._sums = SecureSums(run_id, plan, roster=roster, entropy=entropy) if plan.masked else None
         self._plain: dict[int, npt.NDArray[np.uint64]] = {}
         self._number = 0
@@ -92,7 +97,10 @@ class Server:
         self._number = number
         self._plain, self.refused = {}, {}
         shown = self._heads.shown_to if self._heads else show_nothing
-        announcement = Announcement(number, attempt, flatten(self.model).numpy())
+        announced = flatten(self.model).numpy()
+        if self._plan.label_shares:
+            announced = np.concatenate([announced, self._shares()])
+        announcement = Announcement(number, attempt, announced)
         if self._sums is not None:
             return self._sums.open(announcement, shown)
         return announcements(announcement, self._plan.rounds[number - 1].cohort, shown)
@@ -182,8 +190,7 @@ class Server:
         release = self._release
         if release.name == "prototypes":
             self._means.append(self._estimate(total, release))
-            planned = sum(planned.release == "prototypes" for planned in self._plan.rounds)
-            if len(self._means) == planned:
+            if len(self._means) == self._n_prototypes:
                 self._warm_up(np.mean(self._means, axis=0, dtype=np.float32))
             return
         total = total[: release.length - release.canaries]  # the auditor's coordinates are no gradient
@@ -195,20 +202,47 @@ class Server:
         else:
             fixed = np.ldexp(total.astype(np.float64), -release.fixed_point.fraction_bits)
             mean = fixed / len(self.survivors)
-        weights = self._strategy.step(flatten(self.model), torch.from_numpy(mean))
+        recipe = self._plan.recipe
+        weights = self._strategy.step(
+            flatten(self.model),
+            torch.from_numpy(mean),
+            learning_rate=learning_rate_at(
+                recipe.server, base_learning_rate(recipe), self._number - self._n_prototypes, recipe.rounds
+            ),
+            noise_variance=self._noise_variance(release),
+        )
         load_flat(self.model, weights)
         self.average.update(weights)
 
-    def _estimate(self, total: npt.NDArray[np.int64], release: Release) -> npt.NDArray[np.float32]:
+    def _noise_stddev(self, release: Release) -> float:
+        """Return the standard deviation of the noise in a sum on the grid, in the vectors' own unit."""
         mechanism = release.mechanism
         draws = 1 if mechanism.kind == "central" else len(self.survivors)
+        return float(mechanism.draw_stddev * np.sqrt(draws) / release.grid.scale)
+
+    def _noise_variance(self, release: Release) -> float:
+        """Return the variance of the noise in each coordinate of the mean; 0 where its noise is not known."""
+        if release.fixed_point is not None:  # `local`: the noise of several steps lies in the updates
+            return 0.0
+        return (self._noise_stddev(release) / release.divisor) ** 2
+
+    def _estimate(self, total: npt.NDArray[np.int64], release: Release) -> npt.NDArray[np.float32]:
+        sums, clip_norm = release.grid.to_float(total), release.grid.clip_norm
+        n_classes = self._plan.n_classes
+        self._counts = self._counts + noisy_counts(sums, n_classes=n_classes, clip_norm=clip_norm)
         return estimate_means(
-            release.grid.to_float(total),
-            n_classes=self._plan.n_classes,
+            sums,
+            n_classes=n_classes,
             image_shape=self._plan.image_shape,
-            clip_norm=release.grid.clip_norm,
-            noise_stddev=mechanism.draw_stddev * np.sqrt(draws) / release.grid.scale,
+            clip_norm=clip_norm,
+            noise_stddev=self._noise_stddev(release),
         )
+
+    def _shares(self) -> npt.NDArray[np.float32]:
+        """Return what thins each class's sample, from the counts that were released: post-processing."""
+        recipe = self._plan.recipe
+        least = recipe.least_share if isinstance(recipe, StepSettings) else 1.0
+        return class_shares(self._counts, least_share=least)
 
     def _warm_up(self, means: npt.NDArray[np.float32]) -> None:
         warmup = self._plan.warmup
@@ -221,6 +255,9 @@ class Server:
             batch=warmup.batch,
             learning_rate=warmup.learning_rate,
             seed=self._plan.seed,
+            augmentation=warmup.augmentation,
+            strength=warmup.strength,
+            decay=warmup.decay,
         )
         self.average.restart(flatten(self.model))
 
@@ -231,6 +268,7 @@ class Server:
             "strategy": self._strategy.state_dict(),
             "average": self.average.state_dict(),
             "means": [torch.from_numpy(mean) for mean in self._means],
+            "counts": torch.from_numpy(self._counts),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -239,3 +277,16 @@ class Server:
         self._strategy.load_state_dict(state["strategy"])
         self.average.load_state_dict(state["average"])
         self._means = [mean.numpy() for mean in state["means"]]
+        self._counts = state["counts"].numpy()
+
+
+def make_average(recipe: ModeSettings, weights: torch.Tensor) -> RunningAverage:
+    """Return the average of the weights that a mode's table asks for."""
+    server = recipe.server
+    match server.average:
+        case "ema":
+            return ExponentialMovingAverage(weights, recipe.ema_decay)
+        case "power":
+            return PowerFunctionAverage.of_width(weights, server.relative_stddev)
+        case "tail":
+            return TailAverage(weights, recipe.rounds - math.ceil(server.tail_share * recipe.rounds) + 1)

@@ -13,9 +13,21 @@ from typing import Literal, get_args
 
 from secure_fed_diffusion.audit.settings import AuditSettings
 from secure_fed_diffusion.data.settings import DataSettings
-from secure_fed_diffusion.diffusion.settings import DiffusionSettings, ModelSettings, SamplerSettings
+from secure_fed_diffusion.diffusion.settings import (
+    DiffusionSettings,
+    ModelSettings,
+    SamplerSettings,
+    require_network,
+    require_sampler,
+)
 from secure_fed_diffusion.evaluation.settings import EvaluationSettings
 from secure_fed_diffusion.federation.participation import FederationSettings, SecureSumSettings, require
+from secure_fed_diffusion.federation.phases import PhaseSettings, check_phases
+from secure_fed_diffusion.federation.stepping import (
+    GradientServerSettings,
+    UpdateServerSettings,
+    check_server,
+)
 
 Mode = Literal["none", "central", "local", "distributed", "client"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -84,22 +96,48 @@ def _check_common(settings: object, mode: str) -> None:
     require(math.isfinite(prox) and prox >= 0, f"modes.{mode}.prox_mu", ">= 0", prox)
     decay = getattr(settings, "ema_decay", 0.0)
     require(0 <= decay < 1, f"modes.{mode}.ema_decay", "0 <= ema_decay < 1", decay)
+    gamma = getattr(settings, "clip_gamma", 1.0)
+    require(math.isfinite(gamma) and gamma >= 1e-12, f"modes.{mode}.clip_gamma", ">= 1e-12", gamma)
+    share = getattr(settings, "least_share", 1.0)
+    require(0 < share <= 1, f"modes.{mode}.least_share", "0 < least_share <= 1", share)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSettings:
-    """`central` and `distributed`: one DP-SGD step a round, Adam at the server.
+    """`central` and `distributed`: one DP-SGD step a round, one step of the server's optimiser.
 
     `sampling_rate` and `divisor` (the public expected batch) are declared, never measured.
+
+    `clipping` "automatic" normalises each gradient, g·C/(‖g‖ + clip_gamma): its norm stays below C, so
+    sensitivity and charges are those of "flat".
+
+    `schedule` splits the training into phases (see `PhaseSettings`).
+
+    `label_balance` thins the samples of the more frequent classes by shares in [least_share, 1] that come
+    from the class means' noisy counts: a record's rate is at most `sampling_rate`, which is what every
+    charge is made at.  It costs nothing and saves nothing.
     """
 
     rounds: int = 60
     sampling_rate: float = 0.25
     divisor: int = 225
     clip_norm: float = 0.05
+    clipping: Literal["flat", "automatic"] = "flat"
+    clip_gamma: float = 0.01  # "automatic" alone: a gradient of this norm is clipped to half of C
     learning_rate: float = 2e-3
     ema_decay: float = 0.9
     micro_batch: int | Literal["auto"] = 64  # "auto": the largest exact one that memory holds
+    label_balance: bool = False
+    least_share: float = 0.1
+    schedule: tuple[PhaseSettings, ...] = ()
+    server: GradientServerSettings = field(default_factory=GradientServerSettings)
+
+    @property
+    def phases(self) -> tuple[PhaseSettings, ...]:
+        """The whole training: the table's own values, where the schedule does not begin at round 1."""
+        own = PhaseSettings(from_round=1, sampling_rate=self.sampling_rate, divisor=self.divisor)
+        begins = self.schedule[:1] and self.schedule[0].from_round == 1
+        return self.schedule if begins else (own, *self.schedule)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +149,15 @@ class LocalSettings:
     sampling_rate: float = 0.25
     divisor: int = 37  # public: what a client of expected size samples
     clip_norm: float = 0.05
+    clipping: Literal["flat", "automatic"] = "flat"  # of each record's gradient, as in `distributed`
+    clip_gamma: float = 0.01
     optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 1e-3
     prox_mu: float = 0.0
     ema_decay: float = 0.5
     micro_batch: int | Literal["auto"] = 64  # "auto": the largest exact one that memory holds
     update_range: float = 1.0  # each coordinate of an update is clipped to +- this before it is masked
+    server: UpdateServerSettings = field(default_factory=UpdateServerSettings)
 
     @property
     def steps(self) -> int:
@@ -128,7 +169,7 @@ class LocalSettings:
 class AveragingSettings:
     """`none` and `client`: plain local epochs, then FedAvg (`prox_mu` > 0: FedProx).
 
-    `clip_norm` bounds a whole update in mode `client`; `none` does not read it.
+    `clip_norm` bounds a whole update in mode `client`, as `clipping` says; `none` does not read it.
     """
 
     rounds: int = 10
@@ -139,7 +180,10 @@ class AveragingSettings:
     prox_mu: float = 0.0
     ema_decay: float = 0.5
     clip_norm: float = 0.5
+    clipping: Literal["flat", "automatic"] = "flat"
+    clip_gamma: float = 0.01
     update_range: float = 1.0
+    server: UpdateServerSettings = field(default_factory=UpdateServerSettings)
 
 
 ModeSettings = StepSettings | LocalSettings | AveragingSettings
@@ -158,7 +202,11 @@ class ModesSettings:
     def __post_init__(self) -> None:
         """Check each table under its own name."""
         for mode in MODES:
-            _check_common(getattr(self, mode), mode)
+            table = getattr(self, mode)
+            _check_common(table, mode)
+            check_server(table.server, f"modes.{mode}.server")
+            if isinstance(table, StepSettings):
+                check_phases(table.phases, table.schedule, f"modes.{mode}.schedule", rounds=table.rounds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +215,7 @@ class WarmupSettings:
 
     Each of `draws` releases costs one use of the Gaussian mechanism at `noise_multiplier` in the guard
     view; `draws = 0` switches the warm-up off.  The server then trains on the means, moved and turned a
-    little, for `steps` ordinary steps: post-processing, free of cost.
+    little, for `steps` ordinary steps: post-processing, free of cost, and so are the keys that say how.
     """
 
     draws: int = 2
@@ -177,12 +225,15 @@ class WarmupSettings:
     steps: int = 200
     batch: int = 64
     learning_rate: float = 1e-3
+    augmentation: Literal["none", "affine", "elastic"] = "affine"  # "elastic": bent and re-inked besides
+    strength: float = 1.0  # of the augmentation: each bound times this
+    decay: bool = False  # let the learning rate fall along a half cosine
 
     def __post_init__(self) -> None:
         """Refuse impossible values."""
         require(self.draws >= 0, "warmup.draws", ">= 0", self.draws)
         require(0 < self.sampling_rate <= 1, "warmup.sampling_rate", "in (0, 1]", self.sampling_rate)
-        for name in ("noise_multiplier", "clip_norm", "learning_rate"):
+        for name in ("noise_multiplier", "clip_norm", "learning_rate", "strength"):
             value = getattr(self, name)
             require(math.isfinite(value) and value > 0, f"warmup.{name}", "> 0", value)
         for name in ("steps", "batch"):
@@ -194,16 +245,22 @@ class MachineSettings:
     """Where and how a run computes; `seed` is public and never drives a sample, a mask or noise.
 
     One thread is the fastest for the small models of the experiments; 0 leaves the choice to torch.
+    `workers` processes, of so many threads each (of one for 0), compute for the clients of a run in one
+    process; 1 is that process alone, and "auto" as many as it may use cores, where the run is long enough to
+    pay for their start.  A run with canaries, and one on a GPU, have one.
     """
 
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1
+    workers: int | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         """Refuse negative numbers."""
         require(0 <= self.seed < 1 << 31, "run.seed", "0 <= seed < 2^31", self.seed)
         require(self.threads >= 0, "run.threads", ">= 0", self.threads)
+        workers = self.workers
+        require(workers == "auto" or workers >= 1, "run.workers", '"auto" or >= 1', workers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,9 +282,5 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         """Refuse sections that contradict each other."""
-        require(
-            self.sampler.steps <= self.diffusion.timesteps,
-            "sampler.steps",
-            f"<= diffusion.timesteps={self.diffusion.timesteps}",
-            self.sampler.steps,
-        )
+        require_network(self.model, self.diffusion)
+        require_sampler(self.diffusion, self.sampler)

@@ -8,6 +8,7 @@ from typing import Any
 
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.dp.mechanism import CLIENT_SAMPLING
+from secure_fed_diffusion.evaluation import names
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.rounds import epsilon_by_view
 
@@ -43,7 +44,7 @@ def summarize(
     metrics = {
         key: value
         for key, value in (evaluated[-1] if evaluated else {}).items()
-        if (key.startswith("fid_") and key not in floor) or key in ("prototype_accuracy", "tstr_cnn")
+        if names.is_metric(key) and key not in floor
     }
     parts: dict[str, float] = {}
     for line in lines:

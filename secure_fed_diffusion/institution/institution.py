@@ -264,7 +264,7 @@ def _require_dimension(run_settings: RunSettings, plan: Plan) -> None:
         built = count_parameters(
             run_settings.model,
             image_shape=plan.image_shape,
-            n_classes=plan.n_classes,
+            n_classes=plan.diffusion.class_rows(plan.n_classes),
             n_timesteps=plan.diffusion.timesteps,
         )
     except ConfigError as error:

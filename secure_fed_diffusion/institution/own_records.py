@@ -74,6 +74,10 @@ def check_fit(records: ImageSet, *, image_shape: tuple[int, int, int], n_classes
     """
     found = tuple(records.images.shape[1:])
     if found != tuple(image_shape):
-        raise DataError(f"data.image_shape is (c, h, w) = {tuple(image_shape)}, the file's are {found}")
+        last = found == (*image_shape[1:], image_shape[0])
+        remedy = "; the colours stand last: images.transpose(0, 3, 1, 2) puts them first" if last else ""
+        raise DataError(
+            f"data.image_shape is (c, h, w) = {tuple(image_shape)}, the file's are {found}{remedy}"
+        )
     if records.labels.max() >= n_classes:
         raise DataError(f"data.classes is {n_classes}, the file has a label beyond {n_classes - 1}")

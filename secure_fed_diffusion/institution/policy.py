@@ -17,7 +17,7 @@ import math
 
 from secure_fed_diffusion.errors import PolicyError
 from secure_fed_diffusion.federation.plan import Plan
-from secure_fed_diffusion.federation.settings import LocalSettings, RunSettings
+from secure_fed_diffusion.federation.settings import LocalSettings, RunSettings, StepSettings
 from secure_fed_diffusion.institution.agreement import Agreement
 from secure_fed_diffusion.institution.settings import DataFile, PolicySettings
 from secure_fed_diffusion.secagg import Roster
@@ -73,14 +73,18 @@ def before_planning(
         at_most("resolutions", len(model.channels), MOST_RESOLUTIONS, _HERE),
         at_most("layers a block", model.layers_per_block, MOST_LAYERS, _HERE),
     ]
-    rates = (settings.warmup.sampling_rate, getattr(recipe, "sampling_rate", 1.0))
+    phases = recipe.phases if isinstance(recipe, StepSettings) else ()
+    own_rates = [phase.sampling_rate for phase in phases] or [getattr(recipe, "sampling_rate", 1.0)]
+    rates = (settings.warmup.sampling_rate, *own_rates)
     if min(rates) < LEAST_RATE:
         found.append(f"a sampling rate of {min(rates):g} proposed, {_HERE} asks for at least {LEAST_RATE:g}")
-    noise = (settings.warmup.noise_multiplier, agreement.noise_multiplier)
+    scales = [phase.noise_scale for phase in phases] or [1.0]
+    training = [agreement.noise_multiplier * scale for scale in scales]
+    noise = (settings.warmup.noise_multiplier, *training)
     if settings.privacy.mode != "none" and not LEAST_NOISE <= min(noise) <= max(noise) <= MOST_NOISE:
         found.append(
-            f"noise multipliers {noise[0]:g} (warm-up) and {noise[1]:g} proposed, {_HERE} asks for "
-            f"{LEAST_NOISE:g} to {MOST_NOISE:g}"
+            f"noise multipliers {noise[0]:g} (warm-up) and {', '.join(f'{each:g}' for each in training)} "
+            f"proposed, {_HERE} asks for {LEAST_NOISE:g} to {MOST_NOISE:g}"
         )
     if policy.plans and agreement.plan_digest not in policy.plans:
         found.append(f"plan {agreement.plan_digest} proposed, policy.plans names {len(policy.plans)} others")

@@ -63,3 +63,26 @@ def test_residues_are_centred(bits: int) -> None:
     values = [0, 1, -1, edge - 1, -edge]
     ring = np.array([value % (1 << bits) for value in values], dtype=np.uint64)
     assert centred(ring, bits).tolist() == values
+
+
+def test_with_every_switch_of_the_recipe_the_two_agree_bit_for_bit() -> None:
+    """Automatic clip, two phases, balanced classes, corrected Adam on a cosine, a power-function average."""
+    ends = []
+    for mode in ("distributed", "central"):
+        switches = (
+            "clipping=automatic",
+            "schedule=[{from_round=2, sampling_rate=0.5, divisor=120, clip_norm=0.02}]",
+            "label_balance=true",
+            "server.optimizer=adam_bc",
+            "server.schedule=cosine",
+            "server.average=power",
+        )
+        settings = settings_for(mode, *(f"modes.{mode}.{switch}" for switch in switches))
+        ends.append(play(federation(settings, noise=False, seed="same")))
+    plain = federation(settings_for("distributed"), noise=False, seed="same")
+    for ours, theirs in zip(ends[0][0], ends[1][0], strict=True):
+        assert ours.any()
+        assert np.array_equal(ours, theirs)
+    assert torch.equal(ends[0][1], ends[1][1])
+    assert torch.equal(ends[0][2], ends[1][2])
+    assert not np.array_equal(play(plain)[0][1], ends[0][0][1])

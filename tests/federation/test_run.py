@@ -84,6 +84,12 @@ def test_nothing_private_is_on_the_lines_that_people_see(tmp_path: Path) -> None
         *("attempt", "cohort", "survivors", "dropped", "bytes_up", "bytes_down", "seconds", "holdout_loss"),
         "exchanges",  # counted from what the server asked
         *("prototype_accuracy", "tstr_cnn", "fid_lenet32_digits", "fid_floor_lenet32_digits"),
+        *(
+            f"{family}_{part}lenet32_digits"  # of samples, public and test images
+            for family in ("kid", "precision", "recall", "density", "coverage")
+            for part in ("", "floor_")
+        ),
+        *("floor_prototype_accuracy", "interval_prototype_accuracy", "interval_tstr_cnn"),
     }
     assert {key for record in watcher.records for key in record} <= allowed
 

@@ -1,0 +1,160 @@
+"""Time a private step with the same data at 2, 10 and 100 clients, and at 1,000 with its parts.
+
+    SFD_DATA_DIR=/path/to/data python -m experiments.round_scaling.run [--workers 2]
+
+The federations of the different sizes stand side by side and take turns, step by step, so that a machine
+that is busy for a while is busy for all of them; a ratio is the median over the turns of the quotient within
+a turn.  The first step of each pays for the start of its workers and is not counted.  What runs is the
+product's own round: clients, server, ledger and engine as `sfd run` makes them; nothing is evaluated and
+nothing kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.federation_scale.run import commit
+from secure_fed_diffusion import config
+from secure_fed_diffusion.engines.in_process import InProcessEngine
+from secure_fed_diffusion.federation.prepare import prepare
+from secure_fed_diffusion.federation.rounds import run_rounds
+from secure_fed_diffusion.federation.run import Run
+from secure_fed_diffusion.secagg import population
+
+HERE = Path(__file__).parent
+BASE = 10  # clients that the other sizes are compared with
+
+
+def overrides(clients: int) -> list[str]:
+    """Return what so many clients change in `config.toml`; a thousand and more need the k-regular graph."""
+    changes = [
+        f"federation.clients={clients}",
+        f"federation.clients_per_round={clients}",
+        f"federation.min_survivors={max(2, clients * 9 // 10)}",
+    ]
+    if clients < 1000:
+        return [*changes, f"secagg.threshold={max(2, clients * 8 // 10)}"]
+    neighbours, threshold = population.neighbours_and_threshold(
+        clients, corrupt=0.05, dropout=0.05, adversary="curious"
+    )
+    return [
+        *changes,
+        'privacy.mode="central"',
+        'secagg.profile="semi_honest"',
+        f"secagg.n_neighbours={neighbours}",
+        f"secagg.threshold={threshold}",
+    ]
+
+
+def steps(run: Run) -> Iterator[dict[str, Any]]:
+    """Make one round each time that the next is asked for; yield its seconds, in all and by part."""
+    rounds = run_rounds(run.plan, run.server, run.engine, run.ledger, first=1, note=print)
+    while True:
+        started = time.perf_counter()
+        outcome = next(rounds, None)
+        if outcome is None:
+            return
+        applied = time.perf_counter()
+        run.server.apply(outcome.total)
+        ended = time.perf_counter()
+        outcome.seconds["server"] += ended - applied
+        yield {
+            "seconds": ended - started,
+            **{f"seconds_{part}": seconds for part, seconds in outcome.seconds.items()},
+        }
+
+
+def measure(sizes: Sequence[int], turns: int, changes: Sequence[str], scratch: Path) -> list[dict[str, Any]]:
+    """Return one record for each size and turn."""
+    runs: dict[int, Run] = {}
+    records: list[dict[str, Any]] = []
+    try:
+        for clients in sizes:
+            settings = config.load(
+                HERE / "config.toml",
+                [*overrides(clients), f"modes.distributed.rounds={turns + 1}", *changes],
+            )
+            runs[clients] = prepare(settings, scratch / str(clients), config_text=config.dump(settings))
+        going = {clients: steps(run) for clients, run in runs.items()}
+        for turn in range(turns + 1):
+            for clients, each in going.items():
+                record = next(each)
+                plan, engine = runs[clients].plan, runs[clients].engine
+                beside = engine.beside if isinstance(engine, InProcessEngine) else None
+                if turn:
+                    records.append(
+                        {
+                            "mode": plan.mode,
+                            "clients": clients,
+                            "repetition": turn,
+                            "parameters": plan.dimension,
+                            "divisor": plan.releases["training"].divisor,
+                            "rounds_per_setup": plan.rounds_per_setup,
+                            "neighbours": plan.secure_sum.n_neighbours or clients - 1,
+                            "workers": 1 if beside is None else beside.n,
+                            **{name: round(seconds, 4) for name, seconds in record.items()},
+                        }
+                    )
+                    print(json.dumps(records[-1]))
+    finally:
+        for run in runs.values():
+            run.ledger.close()
+    return records
+
+
+def ratios(records: Sequence[dict[str, Any]], base: int = BASE) -> dict[str, float]:
+    """Return each size's seconds over those of `base` clients in the same turn, the median of the turns."""
+    by_size: dict[int, dict[int, float]] = {}
+    for record in records:
+        by_size.setdefault(record["clients"], {})[record["repetition"]] = record["seconds"]
+    return {
+        f"{clients}_over_{base}": round(
+            statistics.median(seconds / by_size[base][turn] for turn, seconds in of_size.items()), 3
+        )
+        for clients, of_size in by_size.items()
+        if clients != base and base in by_size and of_size.keys() <= by_size[base].keys()
+    }
+
+
+def main() -> None:
+    """Measure, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--results", type=Path, default=HERE / "results.json")
+    parser.add_argument("--clients", type=int, nargs="+", default=[2, 10, 100])
+    parser.add_argument("--many", type=int, default=1000, help="clients of the last part; 0 leaves it out")
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--workers", default="auto", help="processes that compute for the clients")
+    parser.add_argument("--set", dest="changes", action="append", default=[], help="section.key=value")
+    arguments = parser.parse_args()
+    workers = arguments.workers if arguments.workers.isdigit() else json.dumps(arguments.workers)
+    changes = [f"run.workers={workers}", *arguments.changes]
+    with tempfile.TemporaryDirectory() as scratch:
+        found = measure(arguments.clients, arguments.turns, changes, Path(scratch))
+    many: list[dict[str, Any]] = []
+    if arguments.many:
+        with tempfile.TemporaryDirectory() as scratch:
+            many = measure([arguments.many], 2, changes, Path(scratch))
+    results = {
+        "command": " ".join(["python -m experiments.round_scaling.run", *map(shlex.quote, sys.argv[1:])]),
+        "commit": commit(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "ratios": ratios(found),
+        "records": found + many,
+    }
+    arguments.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(arguments.results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The scaling of a step is measured turn by turn, and every size of the federation is a plan that holds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.round_scaling import run
+from secure_fed_diffusion import config
+
+EMBEDDED = [
+    'data.name="digits"',
+    "federation.declared_records=1200",
+    "model.channels=[8, 8]",
+    "model.norm_groups=4",
+    "model.attention_head_dim=4",
+    "model.patch=1",
+    "modes.distributed.divisor=90",
+    "modes.distributed.micro_batch=16",
+]
+
+
+@pytest.mark.parametrize("clients", [2, 10, 100, 1000])
+def test_every_size_is_a_configuration_of_the_same_data(clients: int) -> None:
+    settings = config.load(run.HERE / "config.toml", run.overrides(clients))
+    assert settings.federation.clients == settings.federation.clients_per_round == clients
+    assert settings.federation.declared_records == 55_000
+    assert settings.privacy.mode == ("central" if clients >= 1000 else "distributed")
+
+
+def test_a_ratio_is_a_median_of_quotients_within_a_turn() -> None:
+    seconds = {(2, 1): 1.0, (10, 1): 2.0, (2, 2): 30.0, (10, 2): 30.0, (2, 3): 9.0, (10, 3): 10.0}
+    records = [
+        {"clients": clients, "repetition": turn, "seconds": value}
+        for (clients, turn), value in seconds.items()
+    ]
+    assert run.ratios(records) == {"2_over_10": 0.9}
+    assert run.ratios([record for record in records if record["clients"] == 2]) == {}
+
+
+def test_the_command_writes_a_record_for_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = tmp_path / "results.json"
+    command = ["run.py", "--results", str(results), "--clients", "2", "3", "--many", "0", "--turns", "1"]
+    command += [word for change in EMBEDDED for word in ("--set", change)]
+    monkeypatch.setattr(sys, "argv", [*command, "--workers", "1"])
+    run.main()
+    written = json.loads(results.read_text())
+    assert [(record["clients"], record["repetition"]) for record in written["records"]] == [(2, 1), (3, 1)]
+    for record in written["records"]:
+        parts = [value for name, value in record.items() if name.startswith("seconds_")]
+        assert 0 < sum(parts) <= record["seconds"] * 1.01
+        assert record["workers"] == 1
+
+
+def test_the_committed_results_say_what_of_them_has_run() -> None:
+    written = json.loads((run.HERE / "results.json").read_text())
+    assert {"command", "commit", "machine", "ratios", "records"} <= written.keys()
+    assert bool(written["records"]) == bool(written["ratios"]) == (written["machine"] != "not run")
