@@ -1,0 +1,61 @@
+"""Noisy class means and nothing else: one release of ten images, a nearest mean or a CNN on copies.
+
+The whole budget buys one use of the Gaussian mechanism on all records: per-class sums of pixels and counts,
+clipped together (`federation.class_means`, which every run's warm-up uses at a small part of the budget).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from experiments.tradeoff.baselines.release import Plan
+from secure_fed_diffusion.data.datasets import ImageSet
+from secure_fed_diffusion.entropy import Entropy, system
+from secure_fed_diffusion.evaluation.prototypes import nearest_prototype
+from secure_fed_diffusion.federation.class_means import estimate_means, prototype_rows
+from secure_fed_diffusion.training.warmup import augmented
+
+_ROWS = 500
+
+
+def release_means(
+    private: ImageSet,
+    *,
+    n_classes: int,
+    clip_norm: float,
+    epsilon: float,
+    delta: float,
+    entropy: Entropy = system,
+) -> tuple[npt.NDArray[np.float32], Plan]:
+    """Return one image a class, (n_classes, c, h, w) in [0, 1], and what it cost."""
+    image_shape = private.images.shape[1:]
+    dimension = n_classes * int(np.prod(image_shape)) + n_classes
+    plan = Plan.calibrated(dimension=dimension, clip_norm=clip_norm, epsilon=epsilon, delta=delta)
+    total = np.zeros(dimension, dtype=np.int64)
+    for start in range(0, len(private), _ROWS):
+        part = private.subset(slice(start, start + _ROWS))
+        total += plan.grid.round(prototype_rows(part, n_classes, clip_norm)).sum(axis=0)
+    means = estimate_means(
+        plan.release(total, entropy),
+        n_classes=n_classes,
+        image_shape=(image_shape[0], image_shape[1], image_shape[2]),
+        clip_norm=clip_norm,
+        noise_stddev=plan.noise_stddev / plan.grid.scale,
+    )
+    return means, plan
+
+
+def nearest_mean_accuracy(means: npt.NDArray[np.float32], test: ImageSet) -> float:
+    """Return the share of `test` whose nearest mean, in pixels, is that of its class."""
+    pixels = test.images.reshape(len(test), -1) / 255.0
+    predicted = nearest_prototype(pixels, means.reshape(len(means), -1).astype(np.float64))
+    return float((predicted == test.labels).mean())
+
+
+def moved_copies(means: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], seed: int) -> ImageSet:
+    """Return for each label its mean, turned, scaled and shifted by chance, as the warm-up does."""
+    generator = torch.Generator().manual_seed(seed)
+    images = augmented(torch.from_numpy(means)[torch.from_numpy(labels)], generator)
+    return ImageSet((images.clamp(0, 1) * 255).round().byte().numpy(), labels)

@@ -1,0 +1,95 @@
+"""One baseline at one ε and seed, measured as a sweep's runs are: same data, δ, samples and classifier."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+
+from experiments.tradeoff.baselines import class_means, dp_classifier, dp_merf
+from experiments.tradeoff.baselines.release import RELATION, UNIT, VIEW, Plan
+from secure_fed_diffusion.data.datasets import Dataset, ImageSet, load
+from secure_fed_diffusion.evaluation.evaluator import Evaluator
+from secure_fed_diffusion.federation.settings import RunSettings
+
+Method = Literal["class_means", "dp_merf", "dp_classifier"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One cell of the baselines; `settings` are those of the sweep's base configuration."""
+
+    method: Method
+    epsilon: float
+    seed: int
+    settings: RunSettings
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """A name of its own, also as a file."""
+        return f"{self.method}_epsilon-{self.epsilon:g}_seed-{self.seed}"
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """Compute the job on one core and return its flat record, in the columns of a sweep's table."""
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    dataset = load(job.settings.data)
+    figures, plan = _run(job, dataset)
+    return {
+        "data": dataset.name,
+        "mode": job.method,
+        "epsilon": None if math.isinf(job.epsilon) else job.epsilon,
+        "epsilon_spent": None if math.isinf(job.epsilon) else plan.epsilon_spent,
+        "delta": plan.delta,
+        "unit": UNIT,
+        "relation": RELATION,
+        "view": VIEW.key,
+        "clients": None,  # one server holds all images
+        "seed": job.seed,
+        "repetition": job.seed,
+        **figures,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def _run(job: Job, dataset: Dataset) -> tuple[dict[str, float], Plan]:
+    settings, n_classes = job.settings, dataset.n_classes
+    cost: dict[str, Any] = {"epsilon": job.epsilon, "delta": settings.privacy.delta}
+    public_size = settings.federation.declared_records
+    if job.method == "dp_classifier":
+        model, plan = dp_classifier.train(
+            dataset.train,
+            n_classes=n_classes,
+            declared_records=public_size,
+            seed=job.seed,
+            recipe=dp_classifier.Recipe(**job.recipe),
+            **cost,
+        )
+        return {"accuracy_classifier": dp_classifier.accuracy(model, dataset.test)}, plan
+    evaluator = Evaluator(dataset, settings.evaluation)
+    labels = evaluator.sample_labels()
+    figures: dict[str, float] = {}
+    synthetic: ImageSet
+    if job.method == "class_means":
+        means, plan = class_means.release_means(dataset.train, n_classes=n_classes, **job.recipe, **cost)
+        figures["accuracy_nearest_mean"] = class_means.nearest_mean_accuracy(means, dataset.test)
+        synthetic = class_means.moved_copies(means, labels, job.seed)
+    else:
+        synthetic, plan = dp_merf.synthesize(
+            dataset.train,
+            dataset.public,
+            labels,
+            n_classes=n_classes,
+            declared_records=public_size,
+            seed=job.seed,
+            recipe=dp_merf.Recipe(**job.recipe),
+            **cost,
+        )
+    measured = evaluator.floor | evaluator.measure(synthetic, with_tstr=True)
+    return figures | {key: value for key, value in measured.items() if isinstance(value, (int, float))}, plan

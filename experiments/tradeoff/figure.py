@@ -1,0 +1,362 @@
+"""Draw the trade-off from `results.json` alone: what each mode gives at each ε, and the gap as clients grow.
+
+python -m experiments.tradeoff.figure [results.json]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import t as student_t
+
+from secure_fed_diffusion.reporting.plotting import LIGHT, STYLE, number_axis, percent_axis
+from secure_fed_diffusion.reporting.tradeoff import Cell, summarise
+from secure_fed_diffusion.reporting.wording import delta_text
+
+HERE = Path(__file__).parent
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One line of the figure: whose records, which metric, and how it looks."""
+
+    label: str
+    mode: str
+    key: str
+    colour: str
+    marker: str
+    simple: bool = False  # a method that a user would pick instead
+
+
+TSTR = "tstr_cnn"
+MODES = (
+    Curve(label="central", mode="central", key=TSTR, colour="blue", marker="o"),
+    Curve(label="distributed", mode="distributed", key=TSTR, colour="green", marker="s"),
+    Curve(label="local", mode="local", key=TSTR, colour="vermillion", marker="D"),
+    Curve(label="client", mode="client", key=TSTR, colour="purple", marker="^"),
+)
+SIMPLE = (
+    Curve(label="DP-MERF", mode="dp_merf", key=TSTR, colour="orange", marker="v", simple=True),
+    Curve(
+        label="class means, moved copies", mode="class_means", key=TSTR, colour="sky", marker="<", simple=True
+    ),
+    Curve(
+        label="class means, nearest", mode="class_means", key="accuracy_nearest_mean", colour="muted",
+        marker=">", simple=True,
+    ),
+    Curve(
+        label="DP-SGD classifier", mode="dp_classifier", key="accuracy_classifier", colour="ink", marker="x",
+        simple=True,
+    ),
+)  # fmt: skip
+DIFFUSION = MODES[:3]  # the modes whose unit is one image, as the simpler methods' is
+
+
+def epsilons(records: Iterable[Record]) -> list[float]:
+    """Return the finite ε of the records, ascending."""
+    return sorted({float(r["epsilon"]) for r in records if r.get("epsilon") is not None})
+
+
+def home(records: Sequence[Record]) -> list[Record]:
+    """Return the records of the curves: the number of clients that most cells have, and the baselines."""
+    counts = [int(r["clients"]) for r in records if r.get("clients") is not None]
+    usual = statistics.mode(counts) if counts else None
+    return [r for r in records if r.get("clients") in (usual, None)]
+
+
+def best(records: Sequence[Record], curves: Iterable[Curve], epsilon: float) -> tuple[float, Curve] | None:
+    """Return the highest mean at an ε and whose it is."""
+    found = [
+        (cell.mean, curve) for curve in curves if (cell := summarise(records, curve.mode, epsilon, curve.key))
+    ]
+    return max(found, key=lambda pair: pair[0], default=None)
+
+
+def simpler_wins(records: Sequence[Record]) -> dict[float, tuple[str, float, str, float]]:
+    """Return, for each ε where one does, the simpler method that beats the best diffusion mode, by mean.
+
+    -> {ε: (method, its accuracy, best diffusion mode, its accuracy)}; not where one side is missing.
+    """
+    near = home(records)
+    wins = {}
+    for epsilon in epsilons(near):
+        ours, theirs = best(near, DIFFUSION, epsilon), best(near, SIMPLE, epsilon)
+        if ours and theirs and theirs[0] > ours[0]:
+            wins[epsilon] = (theirs[1].label, theirs[0], ours[1].label, ours[0])
+    return wins
+
+
+def gaps(records: Sequence[Record], key: str = TSTR) -> dict[tuple[float, int], Cell]:
+    """Return distributed minus local by (ε, clients), paired by seed, with a 95 % t-interval."""
+    by_place: dict[tuple[float, int, int], dict[str, float]] = {}
+    for r in records:
+        if r["mode"] in ("distributed", "local") and r.get("epsilon") is not None and r.get(key) is not None:
+            place = (float(r["epsilon"]), int(r["clients"]), int(r["repetition"]))
+            by_place.setdefault(place, {})[str(r["mode"])] = float(r[key])
+    paired: dict[tuple[float, int], list[float]] = {}
+    for (epsilon, clients, _), pair in sorted(by_place.items()):
+        if len(pair) == 2:
+            paired.setdefault((epsilon, clients), []).append(pair["distributed"] - pair["local"])
+    return {place: _interval(values) for place, values in paired.items()}
+
+
+def finding(records: Sequence[Record]) -> str:
+    """State what the numbers say: sharing against central and local noise, clients, and simpler methods."""
+    near = home(records)
+    parts = []
+    for epsilon in reversed(epsilons(near)):
+        cells = [summarise(near, curve.mode, epsilon, TSTR) for curve in DIFFUSION]
+        if all(cells):
+            central, shared, local = (cell.mean for cell in cells if cell)
+            parts.append(
+                f"At ε = {epsilon:g} shared noise gives {shared:.1%} TSTR accuracy, a trusted server "
+                f"{central:.1%}, local noise {local:.1%}"
+            )
+            break
+    found = gaps(records)
+    for epsilon in sorted({e for e, _ in found}, reverse=True):
+        of_clients = {n: cell.mean for (e, n), cell in found.items() if e == epsilon}
+        if len(of_clients) > 1:
+            few, many = min(of_clients), max(of_clients)
+            parts.append(
+                f"from {few} to {many} clients the gap to local noise goes from {_points(of_clients[few])} "
+                f"to {_points(of_clients[many])} points"
+            )
+            break
+    wins = simpler_wins(records)
+    if wins:
+        methods = list(dict.fromkeys(win[0] for win in wins.values()))
+        at = ", ".join(f"{epsilon:g}" for epsilon in wins)
+        parts.append(f"a simpler method ({', '.join(methods)}) is more accurate at ε = {at}")
+    elif any(best(near, SIMPLE, e) and best(near, DIFFUSION, e) for e in epsilons(near)):
+        parts.append("no simpler method is more accurate at any ε")
+    return "; ".join(parts) if parts else "Too few cells for a comparison"
+
+
+def draw(results_json: Path, out: Path) -> Path:
+    """Write the figure as PNG and SVG; return the PNG's path."""
+    records: list[Record] = json.loads(results_json.read_text(encoding="utf-8"))["records"]
+    near = home(records)
+    with mpl.rc_context({**STYLE, "svg.fonttype": "path", "svg.hashsalt": "tradeoff"}):
+        canvas = Figure(figsize=(12.4, 8.4), layout="constrained")
+        (accuracy, fid), (gap, leak) = canvas.subplots(2, 2)
+        _paint_accuracy(accuracy, near)
+        _paint_fid(fid, near)
+        _paint_gap(gap, records)
+        _paint_leak(leak, near)
+        canvas.suptitle(
+            textwrap.fill(finding(records), 118), x=0.01, ha="left", fontsize=12, fontweight="bold"
+        )
+        canvas.supxlabel(
+            textwrap.fill(_footnote(near), 190), x=0.01, ha="left", fontsize=8, color=LIGHT["muted"]
+        )
+        png = out.with_suffix(".png")
+        canvas.savefig(png, dpi=150, facecolor="white", metadata={"Software": None})
+        canvas.savefig(out.with_suffix(".svg"), facecolor="white", metadata={"Date": None, "Creator": None})
+    return png
+
+
+def _paint_accuracy(axes: Axes, records: Sequence[Record]) -> None:
+    for curve in (*MODES, *SIMPLE):
+        _paint_curve(axes, records, curve)
+    _paint_baseline(axes, records, TSTR)
+    _epsilon_axis(axes, records)
+    axes.set_ylim(0, 1)
+    percent_axis(axes, "y")
+    axes.set_title("Accuracy on real test images, %", loc="left", fontsize=10, fontweight="bold")
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+
+
+def _paint_fid(axes: Axes, records: Sequence[Record]) -> None:
+    key = next((k for r in records for k in r if k.startswith("fid_") and "floor" not in k), None)
+    if key is None:
+        axes.set_axis_off()
+        return
+    for curve in (*MODES, *(c for c in SIMPLE if c.key == TSTR)):
+        _paint_curve(
+            axes,
+            records,
+            Curve(
+                label=curve.label, mode=curve.mode, key=key, colour=curve.colour, marker=curve.marker,
+                simple=curve.simple,
+            ),
+        )  # fmt: skip
+    _paint_baseline(axes, records, key)
+    floor = next((r[k] for r in records for k in r if k == key.replace("fid_", "fid_floor_")), None)
+    if floor:
+        axes.axhline(floor, color=LIGHT["muted"], linewidth=1, linestyle=(0, (1, 1.5)))
+    _epsilon_axis(axes, records)
+    number_axis(axes, "y", log=True)
+    name = key.removeprefix("fid_")
+    axes.set_title(
+        f"FID ({name}), lower is better; dotted: real images", loc="left", fontsize=10, fontweight="bold"
+    )
+
+
+def _paint_gap(axes: Axes, records: Sequence[Record]) -> None:
+    found = gaps(records)
+    colours = ("green", "blue", "purple", "orange", "sky", "vermillion")
+    for colour, epsilon in zip(colours, sorted({e for e, _ in found}, reverse=True), strict=False):
+        cells = sorted((n, cell) for (e, n), cell in found.items() if e == epsilon)
+        axes.errorbar(
+            [n for n, _ in cells],
+            [100 * cell.mean for _, cell in cells],
+            yerr=[100 * (cell.half_width or 0.0) for _, cell in cells],
+            marker="s",
+            color=LIGHT[colour],
+            capsize=3,
+            label=f"ε = {epsilon:g}",
+        )
+    axes.axhline(0, color=LIGHT["muted"], linewidth=1)
+    axes.set_xlabel("clients that share the same data")
+    axes.set_title("Distributed minus local, TSTR points", loc="left", fontsize=10, fontweight="bold")
+    if found:
+        axes.set_xscale("log")
+        counts = sorted({n for _, n in found})
+        axes.set_xticks(counts, [str(n) for n in counts])
+        axes.minorticks_off()
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _paint_leak(axes: Axes, records: Sequence[Record]) -> None:
+    """Show what an auditor proves against what the accountant allows, and what membership inference finds."""
+    for curve in MODES[:2]:
+        points = [
+            (float(r["epsilon_spent"]), float(r["audited_epsilon"]))
+            for r in records
+            if r["mode"] == curve.mode
+            and r.get("audited_epsilon") is not None
+            and r.get("epsilon") is not None
+        ]
+        if points:
+            axes.plot(
+                *zip(*points, strict=True),
+                curve.marker,
+                color=LIGHT[curve.colour],
+                label=f"audited, {curve.label}",
+            )
+    limit = max(epsilons(records), default=1.0)
+    axes.plot(
+        [0, limit], [0, limit], color=LIGHT["ink"], linewidth=1, linestyle=(0, (4, 2)), label="the bound"
+    )
+    axes.set_xlim(0, 1.05 * limit)
+    axes.set_ylim(0, 1.05 * limit)
+    axes.set_xlabel("ε spent (PLD), in the mode's own view")
+    aucs = [(r["mode"], r["membership_auc"]) for r in records if r.get("membership_auc") is not None]
+    said = ""
+    if aucs:
+        low, high = min(aucs, key=lambda pair: pair[1]), max(aucs, key=lambda pair: pair[1])
+        said = f"\nmembership AUC {low[1]:.2f} ({low[0]}) to {high[1]:.2f} ({high[0]}), 0.5 is chance"
+    axes.set_title(f"Audited lower bound of ε{said}", loc="left", fontsize=10, fontweight="bold")
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _paint_curve(axes: Axes, records: Sequence[Record], curve: Curve) -> None:
+    known = [
+        (epsilon, cell)
+        for epsilon in epsilons(records)
+        if (cell := summarise(records, curve.mode, epsilon, curve.key))
+    ]
+    end = summarise(records, curve.mode, None, curve.key)
+    line: dict[str, Any] = {"color": LIGHT[curve.colour], "marker": curve.marker, "capsize": 2.5}
+    style = (0, (3, 2)) if curve.simple else "-"
+    width = 1.2 if curve.simple else 1.9
+    if known:
+        axes.errorbar(
+            [epsilon for epsilon, _ in known],
+            [cell.mean for _, cell in known],
+            yerr=[cell.half_width or 0.0 for _, cell in known],
+            label=curve.label,
+            linestyle=style,
+            linewidth=width,
+            **line,
+        )
+    if end:
+        axes.errorbar(
+            [_infinity(records)],
+            [end.mean],
+            yerr=[end.half_width or 0.0],
+            linestyle="none",
+            fillstyle="none",
+            **line,
+        )
+
+
+def _paint_baseline(axes: Axes, records: Sequence[Record], key: str) -> None:
+    cell = summarise([r for r in records if r["mode"] == "none"], "none", None, key)
+    if cell is None:
+        return
+    axes.axhline(
+        cell.mean, color=LIGHT["ink"], linewidth=1.1, linestyle=(0, (6, 2)), label="none (no privacy)"
+    )
+    if cell.half_width:
+        axes.axhspan(cell.mean - cell.half_width, cell.mean + cell.half_width, color=LIGHT["grid"], zorder=0)
+
+
+def _infinity(records: Sequence[Record]) -> float:
+    return 2.2 * max(epsilons(records), default=1.0)
+
+
+def _epsilon_axis(axes: Axes, records: Sequence[Record]) -> None:
+    known = epsilons(records)
+    axes.set_xscale("log")
+    axes.set_xticks([*known, _infinity(records)], [*(f"{epsilon:g}" for epsilon in known), "∞"])
+    axes.minorticks_off()
+    axes.set_xlabel("ε of the whole run; hollow at ∞: clipped, hardly any noise")
+
+
+def _interval(values: Sequence[float]) -> Cell:
+    half = None
+    if len(values) > 1:
+        spread = statistics.stdev(values) / math.sqrt(len(values))
+        half = float(student_t.ppf(0.975, len(values) - 1)) * spread
+    return Cell(mean=statistics.fmean(values), half_width=half, repetitions=len(values))
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}"
+
+
+def _footnote(records: Sequence[Record]) -> str:
+    deltas = sorted({float(r["delta"]) for r in records if r.get("delta") and r.get("epsilon") is not None})
+    views = {
+        curve.mode: sorted({str(r["view"]) for r in records if r["mode"] == curve.mode}) for curve in MODES
+    }
+    said = ", ".join(f"{mode}: {' / '.join(view)}" for mode, view in views.items() if view)
+    units = sorted(
+        {
+            f"{r['unit']} in {r['mode']}"
+            for r in records
+            if r.get("unit") == "client" and r["mode"] == "client"
+        }
+    )
+    unit = "one image, add or remove" + (f" ({', '.join(units)})" if units else "")
+    counts = sorted({int(r["clients"]) for r in records if r.get("clients") is not None})
+    return (
+        f"δ = {' / '.join(delta_text(value) for value in deltas)} · unit: {unit} · "
+        f"views: {said}; simpler methods: released_model · "
+        f"clients: {', '.join(map(str, counts))} · bars: 95 % t-intervals over seeds; "
+        f"a point without a bar was run once · every private mode pays for its class means too"
+    )
+
+
+if __name__ == "__main__":
+    source = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "results.json"
+    print(
+        draw(
+            source,
+            source.with_name("figure.png" if source.stem == "results" else f"{source.stem}_figure.png"),
+        )
+    )

@@ -1,0 +1,115 @@
+"""The results as a table in the README, and in words: every method at every ε, and who is best there.
+
+python -m experiments.tradeoff.table      # writes the README's tables again, from the results alone
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.tradeoff.figure import (
+    MODES,
+    SIMPLE,
+    TSTR,
+    Curve,
+    Record,
+    epsilons,
+    finding,
+    gaps,
+    home,
+    simpler_wins,
+)
+from secure_fed_diffusion.reporting.tradeoff import Cell, summarise
+
+HERE = Path(__file__).parent
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return the tables and the sentences that the records support."""
+    records: Sequence[Record] = results["records"]
+    near, columns = home(records), epsilons(home(records))
+    curves = [curve for curve in (*MODES, *SIMPLE) if any(r["mode"] == curve.mode for r in near)]
+    lines = [
+        f"{finding(records)}.",
+        "",
+        f"`{results['command']}` at commit {results['commit']}, {results['machine']}: "
+        f"{results['minutes_of_all_cells_one_after_another']:.0f} minutes of computing, "
+        "all cells one after another.",
+        "",
+        "| accuracy on real test images | unit | view | "
+        + " | ".join(f"ε = {e:g}" for e in columns)
+        + " | ε = ∞ |",
+        "|---|---|---|" + "---|" * (len(columns) + 1),
+    ]
+    tops = {
+        e: max((c.mean for curve in curves if (c := _cell(near, curve, e))), default=None) for e in columns
+    }
+    for curve in curves:
+        shown = []
+        for epsilon in columns:
+            cell = _cell(near, curve, epsilon)
+            text = _share(cell)
+            shown.append(f"**{text}**" if cell and cell.mean == tops[epsilon] else text)
+        facts = next(r for r in near if r["mode"] == curve.mode)
+        lines.append(
+            f"| {curve.label}{'' if curve.simple else ', TSTR'} | {facts['unit']} | {facts['view']} | "
+            + " | ".join([*shown, _share(_cell(near, curve, None))])
+            + " |"
+        )
+    none = summarise([r for r in near if r["mode"] == "none"], "none", None, TSTR)
+    lines.append("| none, TSTR | – | – | " + " | ".join(["–"] * len(columns) + [_share(none)]) + " |")
+    lines += ["", "Bold: the best at that ε. Means, ± half of a 95 % t-interval where a cell was repeated."]
+    wins = simpler_wins(records)
+    for epsilon, (method, theirs, mode, ours) in wins.items():
+        lines += [
+            "",
+            f"At ε = {epsilon:g} the simpler method wins: {method} {theirs:.1%}, {mode} {ours:.1%}.",
+        ]
+    found = gaps(records)
+    if len({n for _, n in found}) > 1:
+        lines += [
+            "",
+            "| distributed minus local, TSTR points | ε | difference | seeds |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            f"| {n} clients | {epsilon:g} | {100 * cell.mean:+.1f}"
+            + ("" if cell.half_width is None else f" ± {100 * cell.half_width:.1f}")
+            + f" | {cell.repetitions} |"
+            for (epsilon, n), cell in found.items()
+        ]
+    return "\n".join(lines)
+
+
+def into_readme(readme: Path, name: str, results: Mapping[str, Any]) -> None:
+    """Replace the part of the README between `<!-- name -->` and `<!-- end of name -->`.
+
+    Raises:
+        ValueError: the README lost its marks.
+    """
+    text = readme.read_text(encoding="utf-8")
+    first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    if first not in text or last not in text:
+        raise ValueError(f"{readme.name} has no {first} … {last}")
+    head, tail = text.partition(first)[0], text.partition(last)[2]
+    readme.write_text(f"{head}{first}\n{markdown(results)}\n{last}{tail}", encoding="utf-8")
+
+
+def _cell(records: Sequence[Record], curve: Curve, epsilon: float | None) -> Cell | None:
+    return summarise(records, curve.mode, epsilon, curve.key)
+
+
+def _share(cell: Cell | None) -> str:
+    if cell is None:
+        return "–"
+    spread = "" if cell.half_width is None else f" ± {100 * cell.half_width:.1f}"
+    return f"{100 * cell.mean:.1f} %{spread}"
+
+
+if __name__ == "__main__":
+    for mark, name in (("results", "results.json"), ("quick", "quick_results.json")):
+        if (HERE / name).exists():
+            into_readme(HERE / "README.md", mark, json.loads((HERE / name).read_text(encoding="utf-8")))

@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.tradeoff import figure, run, table
+from experiments.tradeoff.baselines import class_means, dp_classifier, dp_merf
+from experiments.tradeoff.baselines.measure import Job, measure
+from experiments.tradeoff.baselines.release import Plan
+from secure_fed_diffusion import config
+from secure_fed_diffusion.data.datasets import ImageSet, load
+from secure_fed_diffusion.data.settings import DataSettings
+from secure_fed_diffusion.sweep import estimate
+from secure_fed_diffusion.sweep.command import find_places
+from tests.federation.small import CONFIG
+
+N_CLASSES = 10
+DIGITS = load(DataSettings(name="digits"))
+FEW = DIGITS.train.subset(slice(200))
+
+
+def plan_of(dimension: int, clip_norm: float = 1.0, epsilon: float = math.inf, **more: Any) -> Plan:
+    return Plan.calibrated(dimension=dimension, clip_norm=clip_norm, epsilon=epsilon, delta=1e-5, **more)
+
+
+def test_one_release_has_the_noise_of_the_analytic_gaussian_mechanism() -> None:
+    # Balle and Wang 2018: sigma = 3.7304 at (1, 1e-5)
+    plan = plan_of(50, epsilon=1.0)
+    assert plan.epsilon_spent <= 1.0
+    assert 3.7304 <= plan.noise_stddev / plan.grid.norm_bound <= 3.7304 * 1.005
+    noise = plan.release(np.zeros(50, np.int64)) * plan.grid.scale / plan.noise_stddev
+    # 50 standard normals: a mean square outside [0.3, 2.2] has probability below 1e-4
+    assert 0.3 < float((noise**2).mean()) < 2.2
+
+
+def test_without_a_promise_nothing_is_added() -> None:
+    plan = plan_of(3)
+    assert plan.release(np.array([1, -2, 3])).tolist() == plan.grid.to_float(np.array([1, -2, 3])).tolist()
+    assert math.isinf(plan.epsilon_spent)
+
+
+def test_random_features_have_norm_one_and_approach_the_gaussian_kernel() -> None:
+    features = dp_merf.Features(64, 40_000, 20.0, torch.Generator().manual_seed(0))
+    x = torch.from_numpy(FEW.images[:6]).flatten(1).float() / 255
+    phi = features(x)
+    assert torch.allclose(phi.norm(dim=1), torch.ones(6), atol=1e-5)
+    kernel = torch.exp(-torch.cdist(x, x).square() / (2 * 20.0))
+    # 20,000 frequencies: a standard error below 0.0071 for each of 36 entries, five of them allowed
+    assert (phi @ phi.T - kernel).abs().max() < 0.036
+
+
+def test_a_record_moves_the_embedding_in_its_own_class_by_at_most_the_sensitivity() -> None:
+    features = dp_merf.Features(64, 100, 20.0, torch.Generator().manual_seed(0))
+    plan = plan_of(N_CLASSES * 100)
+    whole = dp_merf.embedding_sum(FEW, features, plan, N_CLASSES)
+    for gone in (0, 17, 199):
+        rest = FEW.subset(np.delete(np.arange(200), gone))
+        moved = (whole - dp_merf.embedding_sum(rest, features, plan, N_CLASSES)).reshape(N_CLASSES, -1)
+        assert int((moved**2).sum()) <= plan.grid.norm_bound**2
+        assert int((moved**2).sum()) > (0.99 * plan.grid.norm_bound) ** 2
+        assert set(np.flatnonzero(moved.any(axis=1))) == {FEW.labels[gone]}
+
+
+def test_a_generator_that_meets_the_embedding_draws_the_classes() -> None:
+    labels = np.arange(200) % N_CLASSES
+    recipe = dp_merf.Recipe(features=300, epochs=8, batch=60)
+    drawn, plan = dp_merf.synthesize(
+        DIGITS.train,
+        DIGITS.public,
+        labels,
+        n_classes=N_CLASSES,
+        declared_records=1200,
+        epsilon=math.inf,
+        delta=1e-5,
+        seed=0,
+        recipe=recipe,
+    )
+    assert math.isinf(plan.epsilon_spent)
+    assert drawn.images.shape == (200, 1, 8, 8)
+    means = np.stack([drawn.images[labels == k].mean(axis=0) / 255 for k in range(N_CLASSES)])
+    assert class_means.nearest_mean_accuracy(means.astype(np.float32), DIGITS.test) > 0.7  # chance: 0.1
+
+
+def test_class_means_without_noise_are_the_means_of_unclipped_records() -> None:
+    means, _ = class_means.release_means(
+        FEW, n_classes=N_CLASSES, clip_norm=20.0, epsilon=math.inf, delta=1e-5
+    )
+    exact = np.stack([FEW.images[FEW.labels == k].mean(axis=0) / 255 for k in range(N_CLASSES)])
+    assert np.abs(means - exact).max() < 0.03  # the step of the grid, over some twenty records a class
+
+
+def test_class_means_under_a_budget_cost_no_more_than_it_and_noise_costs_accuracy() -> None:
+    accuracies = []
+    for epsilon in (0.01, 10.0):
+        means, plan = class_means.release_means(
+            DIGITS.train, n_classes=N_CLASSES, clip_norm=5.0, epsilon=epsilon, delta=1e-5
+        )
+        assert 0.98 * epsilon <= plan.epsilon_spent <= epsilon
+        accuracies.append(class_means.nearest_mean_accuracy(means, DIGITS.test))
+    assert accuracies[1] > 0.75
+    assert accuracies[0] < accuracies[1] - 0.2
+
+
+def test_the_classifiers_gradients_are_those_of_one_record_each() -> None:
+    model = dp_classifier.tanh_cnn((1, 8, 8), N_CLASSES)
+    images, labels = dp_classifier.pixels(FEW), torch.from_numpy(FEW.labels)
+    drawn = torch.tensor([3, 50, 51])
+    (found,) = dp_classifier._gradients(model, images, labels, drawn)
+    for row, index in enumerate(drawn.tolist()):
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(
+            model(images[index : index + 1]), labels[index : index + 1]
+        ).backward()
+        for name, parameter in model.named_parameters():
+            assert torch.allclose(found[name][row], parameter.grad, atol=1e-5)
+
+
+def test_a_classifier_learns_and_pays_for_every_step() -> None:
+    recipe = dp_classifier.Recipe(steps=30, batch=200, learning_rate=2.0)
+    promise: dict[str, Any] = {"n_classes": N_CLASSES, "declared_records": 1200, "delta": 1e-5, "seed": 0}
+    model, _ = dp_classifier.train(DIGITS.train, epsilon=math.inf, recipe=recipe, **promise)
+    assert dp_classifier.accuracy(model, DIGITS.test) > 0.6
+    _, plan = dp_classifier.train(FEW, epsilon=8.0, recipe=recipe, **promise)
+    assert plan.steps == 30
+    assert 7.5 < plan.epsilon_spent <= 8.0
+    shorter = plan_of(plan.dimension, 0.1, 8.0, steps=3, sampling_rate=plan.sampling_rate)
+    assert shorter.noise_stddev < plan.noise_stddev
+
+
+def test_28_pixel_images_meet_the_published_network() -> None:
+    model = dp_classifier.tanh_cnn((1, 28, 28), N_CLASSES)
+    assert sum(p.numel() for p in model.parameters()) == 26_010  # Papernot et al. 2021, table 1: "26k"
+
+
+def record(
+    mode: str, epsilon: float | None, accuracy: float, *, clients: int | None = 10, seed: int = 0
+) -> dict[str, Any]:
+    key = "accuracy_classifier" if mode == "dp_classifier" else "tstr_cnn"
+    return {
+        "mode": mode,
+        "epsilon": epsilon,
+        "epsilon_spent": epsilon,
+        "delta": 1e-5,
+        "unit": "example",
+        "view": "sum_c1",
+        "clients": clients,
+        "repetition": seed,
+        key: accuracy,
+        "fid_lenet84_mnist": 10 / accuracy,
+        "seconds": 60.0,
+    }
+
+
+def records() -> list[dict[str, Any]]:
+    found = []
+    for seed, wobble in enumerate((-0.01, 0.0, 0.01)):
+        for epsilon, of_mode in ((1.0, (0.6, 0.59, 0.3)), (10.0, (0.8, 0.79, 0.7))):
+            for mode, accuracy in zip(("central", "distributed", "local"), of_mode, strict=True):
+                found.append(record(mode, epsilon, accuracy + wobble, seed=seed))
+        found.append(record("none", None, 0.9 + wobble, seed=seed))
+        found.append(record("distributed", 10.0, 0.78 + wobble, clients=50, seed=seed))
+        found.append(record("local", 10.0, 0.48 + 2 * wobble, clients=50, seed=seed))
+        found.append(record("dp_merf", 1.0, 0.65 + wobble, clients=None, seed=seed))
+        found.append(record("dp_merf", 10.0, 0.66 + wobble, clients=None, seed=seed))
+    return found
+
+
+def test_the_title_is_computed_from_the_numbers() -> None:
+    said = figure.finding(records())
+    assert (
+        "At ε = 10 shared noise gives 79.0% TSTR accuracy, a trusted server 80.0%, local noise 70.0%" in said
+    )
+    assert "from 10 to 50 clients the gap to local noise goes from +9.0 to +30.0 points" in said
+    assert "a simpler method (DP-MERF) is more accurate at ε = 1" in said
+    worse = [r | {"tstr_cnn": 0.2} if r["mode"] == "dp_merf" else r for r in records()]
+    assert "no simpler method is more accurate" in figure.finding(worse)
+    assert figure.finding([]) == "Too few cells for a comparison"
+
+
+def test_the_gap_is_paired_by_seed() -> None:
+    gap = figure.gaps(records())[10.0, 50]
+    assert gap.mean == pytest.approx(0.3)
+    assert gap.repetitions == 3
+    # differences 0.31, 0.30, 0.29: 4.303 * 0.01 / sqrt(3)
+    assert gap.half_width == pytest.approx(4.3027 * 0.01 / math.sqrt(3), rel=1e-3)
+    unpaired = [r for r in records() if not (r["mode"] == "local" and r["repetition"] == 2)]
+    assert figure.gaps(unpaired)[10.0, 50].repetitions == 2
+
+
+def test_the_figure_is_drawn_from_the_results_alone(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(json.dumps({"records": records()}))
+    png = figure.draw(tmp_path / "results.json", tmp_path / "figure.png")
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert png.with_suffix(".svg").stat().st_size > 10_000
+
+
+def test_the_table_marks_the_best_and_says_where_a_simpler_method_wins(tmp_path: Path) -> None:
+    results = {"command": "c", "commit": "d", "machine": "m", "records": records()}
+    results["minutes_of_all_cells_one_after_another"] = 3.0
+    readme = tmp_path / "README.md"
+    readme.write_text("head\n<!-- results -->\nstale\n<!-- end of results -->\ntail\n")
+    table.into_readme(readme, "results", results)
+    text = readme.read_text()
+    assert text.startswith("head\n")
+    assert text.endswith("tail\n")
+    assert "stale" not in text
+    assert "At ε = 1 the simpler method wins: DP-MERF 65.0%, central 60.0%." in text
+    row = next(line for line in text.splitlines() if line.startswith("| DP-MERF"))
+    assert "**65.0 % ± 2.5**" in row
+    assert "| 50 clients | 10 | +30.0 ± 2.5 | 3 |" in text
+    with pytest.raises(ValueError, match="quick"):
+        table.into_readme(readme, "quick", results)
+
+
+@pytest.mark.parametrize(("name", "cells", "hours"), [("grid", 37, 2.0), ("quick", 27, 0.6)])
+def test_the_committed_grids_are_what_their_readme_says(
+    tmp_path: Path, name: str, cells: int, hours: float
+) -> None:
+    places = find_places(run.HERE / f"{name}.toml", tmp_path, full=False)
+    assert len(places) == cells
+    assert sum(estimate.seconds(place.settings) for place in places) / 2 / 3600 < hours
+    repeated: dict[tuple[Any, ...], int] = {}
+    for place in places:
+        axes = place.cell.axes
+        kind = (axes["mode"], axes["epsilon"], axes["clients"])
+        repeated[kind] = repeated.get(kind, 0) + 1
+    # whatever the title compares has at least three repetitions
+    top = max(e for _, e, _ in repeated if not math.isinf(e))
+    compared = [
+        n for (mode, e, _), n in repeated.items() if e == top and mode in ("central", "distributed", "local")
+    ]
+    assert len(compared) == 5
+    assert set(compared) == {3}
+    assert (run.HERE / "README.md").read_text(encoding="utf-8").count(f"{cells} cells") >= 1
+
+
+def test_a_baseline_is_measured_like_a_cell_of_the_sweep() -> None:
+    settings = config.parse("[evaluation]\nsamples = 90\ntstr_epochs = 1\n")
+    job = Job(method="class_means", epsilon=10.0, seed=0, settings=settings, recipe={"clip_norm": 5.0})
+    found = measure(job)
+    assert found["epsilon_spent"] <= 10.0
+    expected = {
+        "mode": "class_means",
+        "unit": "example",
+        "view": "released_model",
+        "data": "digits",
+        "clients": None,
+    }
+    assert {key: found[key] for key in expected} == expected
+    assert found["accuracy_nearest_mean"] > 0.75
+    assert {"tstr_cnn", "prototype_accuracy", "fid_lenet32_digits", "fid_floor_lenet32_digits"} <= set(found)
+
+
+@pytest.mark.slow
+def test_two_cells_and_the_baselines_give_results_and_a_figure(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(CONFIG, encoding="utf-8")
+    (tmp_path / "grid.toml").write_text(
+        'base = "base.toml"\n[settings]\nevaluation.samples = 90\nevaluation.tstr_epochs = 1\n'
+        '[axes]\nmode = ["none", "distributed"]\nepsilon = [8.0]\nseed = [0]\n',
+        encoding="utf-8",
+    )
+    (tmp_path / "recipes.toml").write_text(
+        "[digits]\nepsilons = [8.0]\nseeds = [0]\n[digits.class_means]\nclip_norm = 5.0\n"
+        "[digits.dp_merf]\nfeatures = 100\nepochs = 1\n[digits.dp_classifier]\nsteps = 2\nbatch = 60\n",
+        encoding="utf-8",
+    )
+    words = ["--grid", str(tmp_path / "grid.toml"), "--out", str(tmp_path / "out"), "--jobs", "2"]
+    words += ["--results", str(tmp_path / "results.json"), "--recipes", str(tmp_path / "recipes.toml")]
+    assert run.main(words) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {r["mode"] for r in results["records"]} == {
+        "none",
+        "distributed",
+        "class_means",
+        "dp_merf",
+        "dp_classifier",
+    }
+    assert (tmp_path / "figure.png").exists()
+    ledger = (tmp_path / "out" / "sweep" / "cells").glob("*/ledger.jsonl")
+    before = {path: path.read_bytes() for path in ledger}
+    assert len(before) == 2
+    assert run.main(words) == 0  # nothing is done again
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_images_sets_of_the_baselines_are_valid() -> None:
+    means = np.zeros((N_CLASSES, 1, 8, 8), np.float32)
+    copies = class_means.moved_copies(means, np.arange(20) % N_CLASSES, 0)
+    assert isinstance(copies, ImageSet)
+    assert len(copies) == 20
