@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUT ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: run test test-slow test-deployment check venv clean
+.PHONY: run test test-slow test-deployment check docs venv clean
 
 venv: $(READY)
 
@@ -31,6 +31,13 @@ test-slow: $(READY)
 # A SuperLink, four nodes, TLS, keys: real processes, really killed; needs the extra flower.
 test-deployment: $(READY)
 	$(BIN)/python -m pytest -m slow tests/deployment
+
+# The site: pages, tutorials, API from the docstrings; into build/docs. Needs the extra docs and the packages that
+# it reads the docstrings of, flower among them.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[train,flower,docs]'
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "site: build/docs/index.html"
 
 check: $(READY)
 	$(BIN)/ruff check .

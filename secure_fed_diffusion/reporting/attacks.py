@@ -204,10 +204,12 @@ def _figure(found: Mapping[str, Any], guarantee: Guarantee | None) -> Figure:
                 color=LIGHT[_COLOURS[index]],
                 linewidth=1.6,
                 linestyle=(0, dash) if dash else "-",
+                label=_name(key),
             )
         if guarantee is not None:
+            most = guarantee.tpr_bound(grid)
             axes.plot(
-                grid, guarantee.tpr_bound(grid), color=LIGHT["ink"], linewidth=1.3, linestyle=(0, (1, 1.5))
+                grid, most, color=LIGHT["ink"], linewidth=1.3, linestyle=(0, (1, 1.5)), label="most by ε"
             )
         axes.set_xlabel("held-out images called members, %")
         axes.set_ylabel("members found, %")

@@ -75,6 +75,8 @@ def audit_figure(run: RunFolder) -> Figure | None:
 
     def paint(axes: Axes) -> None:
         paint_bounds(axes, upper, ([], []), lower, delta)
+        for line, name in zip(axes.get_lines(), ("at most (PLD)", "", "at least"), strict=True):
+            line.set_label(name or "_none")
 
     most = f"at most {epsilon_text(upper[1][-1])}" if upper[1] else "without an upper bound"
     found = run.summary.get("audit")

@@ -20,14 +20,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
+from secure_fed_diffusion.reporting.metric_rows import metric_rows, metric_text
 from secure_fed_diffusion.reporting.wording import (
     adversary,
     bound,
     epsilon_text,
     figure_text,
-    metric_name,
     number,
-    percent_text,
     pick,
     terms,
 )
@@ -164,13 +163,7 @@ def _short_facts(record: Mapping[str, Any]) -> str:
 
 
 def _metrics_text(record: Mapping[str, Any]) -> str:
-    shown = []
-    for key, value in record.items():
-        if key.startswith("fid_") and "floor" not in key:
-            shown.append(f"{metric_name(key)} {figure_text(value)}")
-        elif key == "prototype_accuracy" or key.startswith("tstr_"):
-            shown.append(f"{metric_name(key)} {percent_text(value)}")
-    return " · ".join(shown)
+    return " · ".join(map(metric_text, metric_rows(record)))
 
 
 def _printable(text: str) -> str:

@@ -10,6 +10,7 @@ figure without data is left out as a whole.  ε is drawn by PLD (solid) and RDP 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -57,11 +58,13 @@ def privacy_figure(run: RunFolder) -> Figure | None:
     colours = [_view_colour(views[0], run.guard_view in views) for views, _, _ in groups]
 
     def paint(axes: Axes) -> None:
-        for (_, pld, rdp), colour in zip(groups, colours, strict=True):
-            axes.plot(*pld, color=LIGHT[colour], **marks(pld))
-            axes.plot(*rdp, color=LIGHT[colour], linestyle=(0, (4, 2)), linewidth=1.1)
+        for (views, pld, rdp), colour in zip(groups, colours, strict=True):
+            name = " = ".join(map(view_name, views))
+            axes.plot(*pld, color=LIGHT[colour], label=f"{name} (PLD)", **marks(pld))
+            dashed: dict[str, Any] = {"linestyle": (0, (4, 2)), "linewidth": 1.1}
+            axes.plot(*rdp, color=LIGHT[colour], label=f"{name} (RDP)", **dashed)
         if budget is not None:
-            axes.axhline(budget, color=LIGHT["ink"], linewidth=1.0, linestyle=(0, (1, 1.5)))
+            axes.axhline(budget, color=LIGHT["ink"], label="budget", linewidth=1.0, linestyle=(0, (1, 1.5)))
         number_axis(axes, "y", log=log)
         if not log:
             axes.set_ylim(bottom=0)

@@ -1,9 +1,8 @@
 """Writes a run's `report.html`: one file that opens offline and requests nothing.
 
-Everything is inside: figures as SVG, samples as data URIs, one small script whose SHA-256 is the
-only one that the page's content security policy admits, so text from a configuration can neither
-run nor load anything.  All text is escaped.  A run in progress, or one of another mode, leaves out
-what it has not got and says so.
+Everything is inside: figures as SVG with their numbers, samples as data URIs; `page` has the script and the
+policy that admits no other, so text from a configuration can neither run nor load anything.  A run in
+progress, or one of another mode, leaves out what it has not got and says so.
 
 The report shows what the run wrote; it checks nothing.  `sfd audit` does.
 
@@ -13,43 +12,19 @@ The report shows what the run wrote; it checks nothing.  `sfd audit` does.
 from __future__ import annotations
 
 import base64
-import hashlib
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from secure_fed_diffusion._version import VERSION
 from secure_fed_diffusion.reporting import wording
 from secure_fed_diffusion.reporting.attacks import AttackSection, read_attacks
 from secure_fed_diffusion.reporting.audit_figure import audit_figure
 from secure_fed_diffusion.reporting.figures import run_figures
-from secure_fed_diffusion.reporting.plotting import DARK, LIGHT
+from secure_fed_diffusion.reporting.metric_rows import metric_rows
+from secure_fed_diffusion.reporting.page import render_page, save_page
 from secure_fed_diffusion.reporting.run_folder import RunFolder, is_metric, read_run
 
 _MOST_GRIDS = 24  # more would make the file heavy and the slider coarse
-_SLIDER = """
-(function () {
-  var box = document.getElementById('samples-viewer');
-  if (!box) return;
-  var frames = box.querySelectorAll('figure'), slider = document.getElementById('samples-slider');
-  var label = document.getElementById('samples-label');
-  function show(i) {
-    frames.forEach(function (frame, j) { frame.hidden = j !== i; });
-    label.textContent = frames[i].dataset.label;
-    slider.setAttribute('aria-valuetext', frames[i].dataset.label);
-  }
-  box.classList.add('sliding');
-  slider.max = frames.length - 1;
-  slider.value = frames.length - 1;
-  slider.addEventListener('input', function () { show(Number(slider.value)); });
-  show(frames.length - 1);
-})();
-"""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -59,41 +34,17 @@ def write_report(run_dir: Path) -> Path:
     """
     run = read_run(run_dir)
     attacks = read_attacks(run_dir)
-    page = render(run, attacks)
-    target = run_dir / "report.html"
-    handle, temporary = tempfile.mkstemp(dir=run_dir, prefix=".report-", suffix=".html")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(page)
-    os.chmod(temporary, 0o644 if attacks is None else 0o600)  # attack figures are private
-    os.replace(temporary, target)  # a reader never sees half a report
-    return target
+    # attack figures are private
+    return save_page(render(run, attacks), run_dir / "report.html", private=attacks is not None)
 
 
 def render(run: RunFolder, attacks: AttackSection | None = None) -> str:
     """Return the report of a run as one HTML document, with the section on attacks where there is one."""
-    environment = Environment(
-        loader=PackageLoader("secure_fed_diffusion.reporting", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "epsilon": wording.epsilon_text,
-        "delta": wording.delta_text,
-        "figure": wording.figure_text,
-        "percent": wording.percent_text,
-        "size": wording.bytes_text,
-        "duration": wording.duration_text,
-        "metric": wording.metric_name,
-        "unit": wording.unit_text,
-        "toml": _toml_text,
-        "unbroken": lambda text: text.replace("ε = ", "ε\u00a0=\u00a0"),
-    }
     epsilon, accountant = wording.bound(run.epsilon, run.guard_view)
     audit = audit_figure(run)
     figures = run_figures(run) + (() if audit is None else (audit,))
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        "report.html.j2",
         run=run,
         protected=run.mode != "none",
         mode_words=wording.MODES.get(run.mode, "a mode that this report does not know"),
@@ -102,21 +53,16 @@ def render(run: RunFolder, attacks: AttackSection | None = None) -> str:
         meaning=_meaning(run, epsilon),
         views=_view_rows(run),
         tiles=_tiles(run),
+        metrics=metric_rows(run.metrics, run.newest),
         figures=figures,
         attacks=attacks,
         figure_by_name={figure.name: figure for figure in figures},
-        markup=Markup,
-        grids=_grids(run),
+        grids=choose_grids(run, _MOST_GRIDS),
         all_grids=len(run.samples),
-        tables=list(_config_tables(run.config)),
+        tables=list(config_tables(run.config)),
         phases=[phase for phase in run.server_view.get("phases") or () if isinstance(phase, Mapping)],
         rounds=[_round_row(line) for line in run.rounds],
         last_round=int(run.rounds[-1]["round"]) if run.rounds else None,
-        light=LIGHT,
-        dark=DARK,
-        script=Markup(_SLIDER),
-        script_hash=base64.b64encode(hashlib.sha256(_SLIDER.encode()).digest()).decode(),
-        version=VERSION,
     )
 
 
@@ -176,16 +122,19 @@ def _tiles(run: RunFolder) -> list[dict[str, str]]:
     return tiles
 
 
-def _grids(run: RunFolder) -> list[dict[str, Any]]:
-    """Return at most `_MOST_GRIDS` sample grids, the first and the last among them."""
+def choose_grids(run: RunFolder, most: int) -> list[dict[str, Any]]:
+    """Return at most `most` sample grids, the last among them, and the first where there is room."""
     n = len(run.samples)
     chosen = (
-        range(n)
-        if n <= _MOST_GRIDS
-        else sorted({round(i * (n - 1) / (_MOST_GRIDS - 1)) for i in range(_MOST_GRIDS)})
+        [n - 1]
+        if most == 1 and n
+        else range(n)
+        if n <= most
+        else sorted({round(i * (n - 1) / (most - 1)) for i in range(most)})
     )
     return [
         {
+            "round": run.samples[i][0],
             "label": "after the warm-up release"
             if run.samples[i][0] == 0
             else f"after round {run.samples[i][0]}",
@@ -209,27 +158,17 @@ def _grid_facts(run: RunFolder, index: int) -> list[tuple[str, str]]:
 
 
 def _metric_text(key: str, value: Any) -> str:
-    return wording.figure_text(value) if key.startswith("fid_") else wording.percent_text(value)
+    return wording.metric_value(key, value)
 
 
-def _config_tables(
-    config: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+def config_tables(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, list[tuple[str, Any]]]]:
     """Yield (dotted table name, its own keys), tables in the order of the file."""
     plain = [(key, value) for key, value in config.items() if not isinstance(value, Mapping)]
     if plain:
         yield prefix, plain
     for key, value in config.items():
         if isinstance(value, Mapping):
-            yield from _config_tables(value, f"{prefix}.{key}" if prefix else key)
-
-
-def _toml_text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        return ", ".join(_toml_text(item) for item in value) if value else "(empty)"
-    return str(value)
+            yield from config_tables(value, f"{prefix}.{key}" if prefix else key)
 
 
 def _round_row(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -24,8 +25,10 @@ def cost_figure(run: RunFolder) -> Figure | None:
     if up[0] or down[0]:
 
         def paint_bytes(axes: Axes) -> None:
-            axes.plot(up[0], [v / 1e6 for v in up[1]], color=LIGHT["blue"], **marks(up))
-            axes.plot(down[0], [v / 1e6 for v in down[1]], color=LIGHT["orange"], linestyle=(0, (5, 1.5)))
+            sent, received = ((side[0], [v / 1e6 for v in side[1]]) for side in (up, down))
+            axes.plot(*sent, color=LIGHT["blue"], label="clients to server", **marks(up))
+            dashed = (0, (5, 1.5))
+            axes.plot(*received, color=LIGHT["orange"], label="server to clients", linestyle=dashed)
             axes.set_ylim(bottom=0)
             number_axis(axes, "y")
             axes.set_ylabel("MB a round, all clients together")
@@ -52,12 +55,14 @@ def cost_figure(run: RunFolder) -> Figure | None:
 
         def paint_seconds(axes: Axes) -> None:
             base = [0.0] * len(rounds)
-            for stack, colour in zip(stacks, colours, strict=True):
+            edges = [*(x - 0.5 for x in rounds), rounds[-1] + 0.5]
+            for part, stack, colour in zip(parts, stacks, colours, strict=True):
                 top = [a + b for a, b in zip(base, stack, strict=True)]
+                filled: dict[str, Any] = {"color": LIGHT[colour], "linewidth": 0, "label": part}
                 if len(rounds) <= _MOST_BARS:
-                    axes.bar(rounds, stack, bottom=base, color=LIGHT[colour], width=0.85, linewidth=0)
+                    axes.bar(rounds, stack, bottom=base, width=0.85, **filled)
                 else:
-                    axes.fill_between(rounds, base, top, color=LIGHT[colour], step="mid", linewidth=0)
+                    axes.stairs(top, edges, baseline=base, fill=True, **filled)
                 base = top
             number_axis(axes, "y")
             axes.set_ylabel("seconds a round")
@@ -98,8 +103,9 @@ def survivors_figure(run: RunFolder) -> Figure | None:
     losses = [i for i in range(len(lines)) if stayed[i] < asked[i]]
 
     def paint(axes: Axes) -> None:
-        axes.step(rounds, asked, where="mid", color=LIGHT["muted"], linewidth=1.2, linestyle=(0, (4, 2)))
-        axes.step(rounds, stayed, where="mid", color=LIGHT["blue"])
+        dashed: dict[str, Any] = {"linewidth": 1.2, "linestyle": (0, (4, 2))}
+        axes.step(rounds, asked, where="mid", color=LIGHT["muted"], label="asked", **dashed)
+        axes.step(rounds, stayed, where="mid", color=LIGHT["blue"], label="in the sum")
         axes.plot([rounds[i] for i in losses], [stayed[i] for i in losses], "o", color=LIGHT["vermillion"])
         axes.set_ylim(0, max(asked) + 0.5)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))

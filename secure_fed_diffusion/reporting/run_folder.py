@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from secure_fed_diffusion.errors import RunError
+from secure_fed_diffusion.evaluation import names
 from secure_fed_diffusion.reporting.wording import bound, colluders, number, terms
 
 
@@ -96,6 +97,11 @@ class RunFolder:
         return newest
 
     @property
+    def newest(self) -> Mapping[str, Any]:
+        """Return the newest value of every key of the rounds' lines, and the floors of the summary."""
+        return {key: line[key] for line in self.rounds for key in line} | (self.summary.get("floor") or {})
+
+    @property
     def fid_key(self) -> str | None:
         """Return the key of the FID, which ends in the name of its extractor."""
         return next((key for key in self.metrics if key.startswith("fid_")), None)
@@ -109,7 +115,7 @@ class RunFolder:
 
 def is_metric(key: str) -> bool:
     """Return whether a key of a metrics line holds a measured utility that is safe to show."""
-    return key == "prototype_accuracy" or (key.startswith(("fid_", "tstr_")) and "floor" not in key)
+    return names.is_metric(key)
 
 
 def read_run(run_dir: Path) -> RunFolder:

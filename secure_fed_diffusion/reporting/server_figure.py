@@ -55,7 +55,7 @@ def _panel(histogram: tuple[list[float], list[float]], colour: str, title: str, 
 
     def paint(axes: Axes) -> None:
         axes.stairs(counts, edges, fill=True, color=LIGHT[colour], alpha=0.35)
-        axes.stairs(counts, edges, color=LIGHT[colour], linewidth=1.2)
+        axes.stairs(counts, edges, color=LIGHT[colour], linewidth=1.2, label="coordinates")
         axes.set_xlim(edges[0], edges[-1])
         axes.set_ylim(0, 1.25 * max(*counts, 1))
         number_axis(axes, "x")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 from matplotlib.axes import Axes
 
+from secure_fed_diffusion.evaluation import names
 from secure_fed_diffusion.reporting.plotting import (
     LIGHT,
     Figure,
@@ -47,7 +48,7 @@ def utility_figure(run: RunFolder) -> Figure | None:
     if loss[0]:
 
         def paint(axes: Axes) -> None:
-            axes.plot(*loss, color=LIGHT["sky"], **marks(loss))
+            axes.plot(*loss, color=LIGHT["sky"], label="hold-out loss", **marks(loss))
             number_axis(axes, "y")
             axes.set_ylabel("loss on the public hold-out split")
             round_axis(axes)
@@ -79,8 +80,8 @@ def path_figure(run: RunFolder) -> Figure | None:
     lengths = [(key, line) for key, line in series.items() if len(line[0]) > 1]
     if not panels or not lengths:
         return None
-    key, (spent, values) = next(((k, s) for k, s in lengths if not k.startswith("fid_")), lengths[0])
-    show = figure_text if key.startswith("fid_") else percent_text
+    key, (spent, values) = next(((k, s) for k, s in lengths if names.is_accuracy(k)), lengths[0])
+    show = percent_text if names.is_accuracy(key) else figure_text
     half = min(range(len(spent)), key=lambda i: abs(spent[i] - spent[-1] / 2))
     gain = values[-1] - values[0]
     early = ""
@@ -111,9 +112,9 @@ def _utility_panels(
         least = min([*fid[1], *([floor] if floor else [])])
 
         def paint_fid(axes: Axes) -> None:
-            axes.plot(*fid, color=LIGHT["blue"], **marks(fid))
+            axes.plot(*fid, color=LIGHT["blue"], label=metric_name(fid_key), **marks(fid))
             if floor is not None:
-                axes.axhline(floor, color=LIGHT["muted"], linewidth=1.1, linestyle=(0, (4, 2)))
+                axes.axhline(floor, color=LIGHT["muted"], label="floor", linewidth=1.1, linestyle=(0, (4, 2)))
             number_axis(axes, "y", log=least > 0 and max(fid[1]) > 8 * least)
             axes.set_ylabel("FID (lower is better)")
             finish(axes)
@@ -124,15 +125,14 @@ def _utility_panels(
                 Key(label=f"floor {figure_text(floor)}: real against real", colour="muted", dash="4 2")
             )
         panels.append(paint_panel(paint_fid, title=f"FID, {against}", keys=tuple(keys)))
-    accuracies = [(key, line) for key, line in series.items() if not key.startswith("fid_")]
+    accuracies = [(key, line) for key, line in series.items() if names.is_accuracy(key)]
     if accuracies:
         shown = list(zip(accuracies, _ACCURACY_COLOURS, strict=False))
 
         def paint_accuracy(axes: Axes) -> None:
-            for i, ((_, line), colour) in enumerate(shown):
-                axes.plot(
-                    *line, color=LIGHT[colour], linestyle="-" if i == 0 else (0, (6, 1.5)), **marks(line)
-                )
+            for i, ((key, line), colour) in enumerate(shown):
+                style = "-" if i == 0 else (0, (6, 1.5))
+                axes.plot(*line, color=LIGHT[colour], linestyle=style, label=metric_name(key), **marks(line))
             axes.set_ylim(0, 1.02)
             percent_axis(axes)
             axes.set_ylabel("accuracy on real test images, %")
@@ -157,7 +157,7 @@ def _utility_finding(run: RunFolder) -> str:
     parts += [
         f"{_lower_first(metric_name(key))} is {percent_text(line[1][-1])}"
         for key, line in series.items()
-        if not key.startswith("fid_")
+        if names.is_accuracy(key)
     ]
     finding = "; ".join(parts)
     return finding[:1].upper() + finding[1:]

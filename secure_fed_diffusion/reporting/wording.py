@@ -16,6 +16,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from secure_fed_diffusion.evaluation import names
+
 NO_GUARANTEE = "no guarantee"
 
 MODES = {
@@ -116,13 +118,18 @@ def duration_text(value: Any) -> str:
 
 
 def metric_name(key: str) -> str:
-    """Return the words for a metric's key; FID always carries its extractor."""
-    if key == "prototype_accuracy":
-        return "Prototype accuracy"
-    for prefix, words in (("fid_floor_", "FID floor"), ("fid_", "FID"), ("tstr_", "TSTR accuracy")):
-        if key.startswith(prefix):
-            return f"{words} ({key.removeprefix(prefix)})"
-    return key
+    """Return the words for a metric's key; what looks through features always carries its extractor."""
+    return names.name(key)
+
+
+def is_share(key: str) -> bool:
+    """Return whether a metric is a share in [0, 1], shown as a percentage."""
+    return names.is_accuracy(key) or names.family(key) in ("precision", "recall", "coverage")
+
+
+def metric_value(key: str, value: Any) -> str:
+    """Format a metric's value, or that of its floor, as its kind asks for."""
+    return percent_text(value) if is_share(key) else figure_text(value)
 
 
 def colluders(view: str) -> int | None:
@@ -186,28 +193,36 @@ def meaning(epsilon: float, *, delta: Any, unit: Any, relation: Any, view: str) 
     Oh, Viswanath 2015, theorem 2.1, at the point of equal errors).
     """
     spread = math.exp(min(epsilon, 600.0))
-    right = (spread + (number(delta) or 0.0)) / (1 + spread)
-    guess = (
-        f"is right at most {math.ceil(1000 * right) / 10:.1f} % of the time (a coin: 50 %)"
-        if right < 0.999
-        else f"may, as far as this bound goes, be wrong only once in {math.floor(1 + spread):,} times"
-        if spread < 1e9
-        else "is not held back by this bound at all"
-    )
-    size = (
-        "That is a strong bound."
-        if epsilon <= 1
-        else "That is a moderate bound."
-        if epsilon <= 4
-        else "That is a weak worst-case bound: attacks known today usually do far worse than it allows, but"
-        " nothing proves that all must."
-    )
     change = _RELATIONS.get(str(relation), f"changed under the relation {relation}")
     return (
         f"The adversary here is {adversary(view)}. Had {unit_text(unit)} {change}, the odds of"
         f" anything that it concludes would have changed by a factor of at most"
         f" e^ε = {_factor_text(spread)}, but for a slack of δ = {delta_text(delta)}. A guesser who must say"
-        f" whether it was there, with even odds to begin with, {guess}. {size}"
+        f" whether it was there, with even odds to begin with, {guess_text(epsilon, delta)}."
+        f" {strength(epsilon)}"
+    )
+
+
+def guess_text(epsilon: float, delta: Any) -> str:
+    """Say how often a guesser with even prior odds may be right, as `meaning` has it."""
+    spread = math.exp(min(epsilon, 600.0))
+    right = (spread + (number(delta) or 0.0)) / (1 + spread)
+    if right < 0.999:
+        return f"is right at most {math.ceil(1000 * right) / 10:.1f} % of the time (a coin: 50 %)"
+    if spread < 1e9:
+        return f"may, as far as this bound goes, be wrong only once in {math.floor(1 + spread):,} times"
+    return "is not held back by this bound at all"
+
+
+def strength(epsilon: float) -> str:
+    """Judge an ε in a sentence."""
+    if epsilon <= 1:
+        return "That is a strong bound."
+    if epsilon <= 4:
+        return "That is a moderate bound."
+    return (
+        "That is a weak worst-case bound: attacks known today usually do far worse than it allows, but"
+        " nothing proves that all must."
     )
 
 

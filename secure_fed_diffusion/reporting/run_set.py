@@ -1,0 +1,213 @@
+"""Reads several runs at once: where they are, how their configurations differ, which repeat each other.
+
+A folder is a run if it holds a `config.toml` beside a `metrics.jsonl`, a `ledger.jsonl` or a `summary.json`;
+any other folder (a sweep's, say) is looked through, three levels down.  A run that cannot be read is left out
+by name, never silently.  Nothing is verified; `sfd audit` does that, one run at a time.
+
+    found = read_runs([Path("runs/a"), Path("runs/sweep")])
+    [member.label for member in found.members], found.differing, found.left_out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from secure_fed_diffusion.errors import RunError
+from secure_fed_diffusion.reporting.run_folder import RunFolder, read_run
+from secure_fed_diffusion.reporting.wording import MODES, NO_GUARANTEE, bound, number
+
+_DEPTH = 3
+_EVIDENCE = ("metrics.jsonl", "ledger.jsonl", "summary.json")
+SEEDS = frozenset({"run.seed", "data.seed", "evaluation.seed", "run.repetition"})
+"""Settings that make a repetition of a run, not another run."""
+_WITHOUT_EFFECT = frozenset({"run.device", "run.threads", "run.workers", "run.name"})
+_BASELINE = "inf"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One run among others; `settings` are the texts of its configuration by dotted key."""
+
+    label: str
+    folder: Path
+    run: RunFolder
+    settings: Mapping[str, str]
+
+    @property
+    def epsilon(self) -> float | None:
+        """Return what the run has spent in its guarded view, None without a guarantee."""
+        return None if self.run.mode == "none" else bound(self.run.epsilon, self.run.guard_view)[0]
+
+    @property
+    def budget_key(self) -> str:
+        """Return the ε that the run may spend as text, or "inf" for the baseline."""
+        budget = None if self.run.mode == "none" else self.run.budget
+        return _BASELINE if budget is None else f"{budget:g}"
+
+    @property
+    def clients(self) -> int | None:
+        """Return the number of clients, where it is known."""
+        known = number(self.run.fact("clients"))
+        if known is None:
+            known = _as_number(self.settings.get("federation.clients"))
+        return None if known is None else int(known)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSet:
+    """Runs to be shown side by side; `differing` are the keys whose values are not all one."""
+
+    members: tuple[Member, ...]
+    differing: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+    def groups(self, *, over_epsilon: bool = False) -> list[tuple[Member, ...]]:
+        """Return runs that differ in their seeds alone, or with `over_epsilon` in seeds and ε."""
+        apart = [key for key in self.differing if key not in SEEDS]
+        if over_epsilon:
+            apart = [key for key in apart if key != "privacy.epsilon"]
+        found: dict[tuple[str, ...], list[Member]] = {}
+        for member in self.members:
+            key = (member.run.mode, *(member.settings.get(name, "") for name in apart))
+            found.setdefault(key, []).append(member)
+        return [tuple(group) for group in found.values()]
+
+    @property
+    def budgets(self) -> list[str]:
+        """Return the budgets of the private runs, ascending."""
+        return sorted({m.budget_key for m in self.members} - {_BASELINE}, key=float)
+
+
+def find_runs(paths: Iterable[Path]) -> list[Path]:
+    """Return the folders of all runs at or below the paths, each once, in the order given.
+
+    Raises: RunError when a path holds no run.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        here = list(_runs_in(path, _DEPTH))
+        if not here:
+            raise RunError(
+                f"{path}: no run's folder, and none in it: a run has a config.toml beside its ledger"
+            )
+        found |= dict.fromkeys(here)
+    return list(found)
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a folder is a run's own."""
+    return (path / "config.toml").is_file() and any((path / name).exists() for name in _EVIDENCE)
+
+
+def holds_runs(path: Path) -> bool:
+    """Return whether a folder is no run itself, but holds some, as a sweep's does."""
+    return not is_run(path) and next(_runs_in(path, _DEPTH), None) is not None
+
+
+def read_runs(paths: Sequence[Path]) -> RunSet:
+    """Read all runs at or below the paths.
+
+    Raises: RunError when none can be read.
+    """
+    members: list[Member] = []
+    left_out: list[str] = []
+    for folder in find_runs(paths):
+        try:
+            run = read_run(folder)
+        except RunError as error:
+            left_out.append(str(error))
+            continue
+        members.append(Member(label="", folder=folder, run=run, settings=dict(_flat(run.config))))
+    if not members:
+        raise RunError(f"none of the runs can be read: {left_out[0]}")
+    members.sort(key=_order)
+    differing = _differing(members)
+    return RunSet(members=_labelled(members, differing), differing=differing, left_out=tuple(left_out))
+
+
+def series_label(member: Member, found: RunSet) -> str:
+    """Return the name of a run's setting without ε and seeds: what a line of a figure is called."""
+    return " · ".join([member.run.mode, *_extras(member, found.differing)])
+
+
+def _runs_in(path: Path, depth: int) -> Iterator[Path]:
+    if is_run(path):
+        yield path
+    elif path.is_dir() and depth > 0:
+        for child in sorted(path.iterdir()):
+            if child.is_dir() and not child.name.startswith("."):
+                yield from _runs_in(child, depth - 1)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return ", ".join(_text(item) for item in value) if value else "(empty)"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _as_number(text: str | None) -> float | None:
+    try:
+        return number(float(text or ""))
+    except ValueError:
+        return None
+
+
+def _order(member: Member) -> tuple[int, float, int, str]:
+    modes = list(MODES)
+    mode = modes.index(member.run.mode) if member.run.mode in modes else len(modes)
+    budget = float(member.budget_key)
+    return mode, budget, member.clients or 0, str(member.folder)
+
+
+def _differing(members: Sequence[Member]) -> tuple[str, ...]:
+    """Return the keys that differ, leaving out those that change nothing that was measured."""
+    keys = dict.fromkeys(key for member in members for key in member.settings)
+    return tuple(
+        key
+        for key in keys
+        if key not in _WITHOUT_EFFECT and len({member.settings.get(key) for member in members}) > 1
+    )
+
+
+def _extras(member: Member, differing: Sequence[str]) -> list[str]:
+    """Return the first two differing settings that mode, ε and seeds do not tell."""
+    told = {"privacy.mode", "privacy.epsilon", *SEEDS}
+    own = [key for key in differing if key not in told and key in member.settings]
+    words = []
+    for key in own[:2]:
+        value = member.settings[key]
+        words.append(f"{value} clients" if key == "federation.clients" else f"{key.split('.')[-1]} {value}")
+    return words
+
+
+def _labelled(members: Sequence[Member], differing: Sequence[str]) -> tuple[Member, ...]:
+    labels = []
+    for member in members:
+        parts = [member.run.mode]
+        if member.budget_key != _BASELINE:
+            parts.append(f"ε ≤ {member.budget_key}")
+        elif member.run.mode != "none":
+            parts.append(NO_GUARANTEE)
+        parts += _extras(member, differing)
+        parts += [
+            f"seed {member.settings[key]}" for key in differing if key in SEEDS & member.settings.keys()
+        ][:1]
+        labels.append(" · ".join(parts))
+    unique = [
+        label if labels.count(label) == 1 else f"{label} ({member.folder.name})"
+        for label, member in zip(labels, members, strict=True)
+    ]
+    return tuple(replace(member, label=label) for member, label in zip(members, unique, strict=True))
