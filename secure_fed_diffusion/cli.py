@@ -27,14 +27,17 @@ try:
         import click
         import typer
 
+        from secure_fed_diffusion.data import command as data
         from secure_fed_diffusion.flower_app import command as coordinator
         from secure_fed_diffusion.institution import command as institution
+        from secure_fed_diffusion.sweep import command as sweeping
 except ImportError:
     sys.exit("sfd needs the training extra: pip install 'secure-fed-diffusion[train]'")
 
 if TYPE_CHECKING:
     from secure_fed_diffusion.audit.report import FolderAudit
     from secure_fed_diffusion.federation.records import Records
+    from secure_fed_diffusion.reporting.export import TensorBoardWriter
 
 # Everything heavy is imported by the command that needs it, so that `sfd --help` answers at once.
 
@@ -49,6 +52,8 @@ app = typer.Typer(
 
 app.add_typer(institution.app)
 app.add_typer(coordinator.app)
+app.add_typer(data.app)
+app.command()(sweeping.sweep)
 
 
 class Device(StrEnum):
@@ -71,10 +76,15 @@ class Benchmark(StrEnum):
 
     secagg = "secagg"
     dpsgd = "dpsgd"
+    round = "round"
     noise = "noise"
+    evaluation = "evaluation"
 
 
 RunFolder = Annotated[Path, typer.Argument(help="The folder of a run.")]
+RunFolders = Annotated[
+    list[Path], typer.Argument(metavar="DIR...", help="Folders of runs, or folders that hold them.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
@@ -97,6 +107,9 @@ def run(
         Engine, typer.Option(help="All clients in this process, or Flower's simulation.")
     ] = Engine.in_process,
     resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Also write each round for TensorBoard here; extra export.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train, and write the run's folder with its ledger, metrics, samples, model and report."""
@@ -107,17 +120,20 @@ def run(
     _quiet()
     changes = list(overrides or []) + ([f'run.device="{device.value}"'] if device else [])
     settings = config.load(config_file, changes)
+    board = _tensorboard(tensorboard)
     prepared = _preparer(engine)(settings, out, config_text=config.dump(settings), resume=resume)
     try:
         with _Silent() if as_json else RunProgress(len(prepared.plan.rounds)) as progress:
             if not as_json:
                 _announce(prepared, progress, resume)
-            summary = prepared.execute(progress)
+            summary = prepared.execute(progress if board is None else board.beside(progress))
     except KeyboardInterrupt:
         same = "" if engine is Engine.in_process else f" --engine {engine.value}"
         _fail(f"stopped; go on with: sfd run {out / 'config.toml'} --out {out}{same} --resume", 130)
     finally:
         prepared.ledger.close()
+        if board is not None:
+            board.close()
     report_path = write_report(out)
     if as_json:
         typer.echo(json.dumps(summary))
@@ -168,18 +184,59 @@ def sample(
 
 
 @app.command()
-def report(directory: RunFolder, as_json: AsJson = False) -> None:
-    """Write `report.html`, one file that opens offline."""
+def report(
+    directories: RunFolders,
+    out: Annotated[Path | None, typer.Option(help="The page of several runs; else comparison.html.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one HTML file that opens offline: a run's report, or several runs side by side."""
+    from secure_fed_diffusion.reporting.compare import write_comparison
     from secure_fed_diffusion.reporting.html import write_report
+    from secure_fed_diffusion.reporting.run_set import holds_runs
 
     _quiet()
-    path = write_report(directory)
+    first = directories[0]
+    if len(directories) == 1 and not holds_runs(first):
+        if out is not None:
+            raise ConfigError("a single run's report is report.html in its own folder", key="--out")
+        path = write_report(first)
+    else:
+        beside = first / "report.html" if len(directories) == 1 else Path("comparison.html")
+        path = write_comparison(directories, out or beside)
     typer.echo(json.dumps({"report": str(path)}) if as_json else f"report: {path}")
 
 
 @app.command()
+def export(
+    directories: RunFolders,
+    csv: Annotated[Path | None, typer.Option(help="Write a tidy table, one row a round.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="The same as Parquet; extra export.")] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Write TensorBoard's event files into this folder; extra export.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the rounds of runs for other programs; training losses and clip counts never leave."""
+    from secure_fed_diffusion.reporting import export as exporting
+    from secure_fed_diffusion.reporting.run_set import read_runs
+
+    _quiet()
+    if csv is None and parquet is None and tensorboard is None:
+        raise ConfigError("expected at least one of --csv, --parquet, --tensorboard", key="export")
+    members = read_runs(directories).members
+    rows = exporting.tidy_rows(members)
+    written = [exporting.write_csv(rows, csv)] if csv else []
+    written += [exporting.write_parquet(rows, parquet)] if parquet else []
+    written += exporting.write_tensorboard(members, tensorboard) if tensorboard else []
+    if as_json:
+        typer.echo(json.dumps({"rows": len(rows), "files": [str(path) for path in written]}))
+    else:
+        typer.echo(f"{len(rows)} rounds of {len(members)} runs: {', '.join(map(str, written))}")
+
+
+@app.command()
 def bench(what: Benchmark, as_json: AsJson = False) -> None:
-    """Measure the cryptography, the private step or the noise, as ratios to a baseline in the same run."""
+    """Measure the cryptography, a private step, a round, the noise or an evaluation: ratios in one run."""
     _quiet()
     figures = import_module(f"secure_fed_diffusion.benchmarks.{what.value}").run()
     if as_json:
@@ -242,6 +299,14 @@ class _Silent:
 
     def note(self, text: str) -> None:
         """Say nothing."""
+
+
+def _tensorboard(folder: Path | None) -> TensorBoardWriter | None:
+    if folder is None:
+        return None
+    from secure_fed_diffusion.reporting.export import TensorBoardWriter
+
+    return TensorBoardWriter(folder)
 
 
 def _preparer(engine: Engine) -> Callable[..., Any]:

@@ -107,7 +107,12 @@ def test_the_wheel_carries_its_types_its_extractors_and_its_report(clean: Path) 
     home = Path(ask(clean, "python", "-c", code).stdout.strip())
     assert clean.parent in home.parents
     assert (home / "py.typed").exists()
-    for pattern in ("evaluation/extractors/*.safetensors", "reporting/*.html.j2", "secagg/README.md"):
+    for pattern in (
+        "evaluation/extractors/*.safetensors",
+        "reporting/*.html.j2",
+        "reporting/page.js",
+        "secagg/README.md",
+    ):
         ours = {path.name for path in (ROOT / "secure_fed_diffusion").glob(pattern)}
         assert ours
         assert {path.name for path in home.glob(pattern)} == ours

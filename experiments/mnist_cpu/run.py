@@ -1,0 +1,135 @@
+"""Run the grid cell by cell on all cores; write the results and the README's table.
+
+    SFD_DATA_DIR=/path/to/data python -m experiments.mnist_cpu.run [--grid fashion] [--table]
+
+A finished cell is not run again, a stopped one goes on.  `--table` only writes the README again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+from secure_fed_diffusion.sweep.command import find_places
+from secure_fed_diffusion.sweep.process import attempts
+from secure_fed_diffusion.sweep.table import rows_of
+
+HERE = Path(__file__).parent
+GRIDS = {"grid": "results.json", "fashion": "fashion_results.json"}
+FIGURES = {"tstr_cnn": "TSTR, CNN", "prototype_accuracy": "prototypes", "fid_lenet84": "FID-LeNet84"}
+
+
+def sweep(grid: Path, out: Path, overrides: Sequence[str]) -> None:
+    """Run what is not done yet.
+
+    Raises:
+        SystemExit: it was stopped, the grid is wrong, or a cell failed; the message is above.
+    """
+    command = [sys.executable, "-m", "secure_fed_diffusion.cli", "sweep", str(grid), "--out", str(out)]
+    options = [word for override in overrides for word in ("--set", override)]
+    done = subprocess.run([*command, "--resume", "--jobs", "1", *options], check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+
+
+def records(grid: Path, out: Path, overrides: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the finished cells, flat; `seconds` is the wall time of the whole run, evaluation included."""
+    rows = rows_of(find_places(grid, out, tuple(overrides)), attempts(out))
+    done = [row for row in rows if row["status"] == "finished"]
+    return [{key: value for key, value in row.items() if key not in ("status", "error")} for row in done]
+
+
+def table(found: Sequence[dict[str, Any]]) -> str:
+    """Return a row for each mode and ε: means over the seeds, with the 95 % t-interval where there are two."""
+    lines = [
+        f"| data | mode | ε | seeds | {' | '.join(FIGURES.values())} | minutes |",
+        "|---|---|---|---|" + "---|" * (len(FIGURES) + 1),
+    ]
+    for key in dict.fromkeys((r["data"], r["mode"], r["epsilon"]) for r in found):
+        same = [r for r in found if (r["data"], r["mode"], r["epsilon"]) == key]
+        cells = [_mean([value for r in same if (value := _figure(r, name)) is not None]) for name in FIGURES]
+        minutes = statistics.mean(r["seconds"] for r in same) / 60
+        data, mode, epsilon = key
+        lines.append(f"| {data} | {mode} | {epsilon:g} | {len(same)} | {' | '.join(cells)} | {minutes:.0f} |")
+    return "\n".join(lines)
+
+
+def _figure(record: dict[str, Any], name: str) -> float | None:
+    """Return a figure by the beginning of its name; shares in percent."""
+    found = [value for key, value in record.items() if key == name or key.startswith(f"{name}_")]
+    if not found or found[0] is None:
+        return None
+    return float(found[0]) * (1 if name.startswith("fid") else 100)
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{statistics.mean(values):.1f} ± {half:.1f}"
+
+
+def write_readme(page: Path) -> None:
+    """Put the tables of all results that are there between the marks of the README."""
+    begins, ends = "<!-- written by run.py from results.json -->", "<!-- end -->"
+    text = page.read_text(encoding="utf-8")
+    before, after = text.partition(begins)[0], text.partition(ends)[2]
+    parts = []
+    for name in GRIDS.values():
+        if (HERE / name).exists():
+            whole = json.loads((HERE / name).read_text(encoding="utf-8"))
+            facts = f"`{whole['command']}` at commit {whole['commit']}, {whole['machine']}:"
+            parts.append(f"{facts}\n\n{table(whole['records'])}\n")
+    page.write_text(f"{before}{begins}\n{chr(10).join(parts)}{ends}{after}", encoding="utf-8")
+
+
+def commit() -> str:
+    """Return the commit that the working tree stands at, marked where it has been edited."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is left, then write everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--grid", choices=tuple(GRIDS), default="grid")
+    parser.add_argument("--out", type=Path, help="default: runs/mnist_cpu, or runs/mnist_cpu_fashion")
+    parser.add_argument("--results", type=Path, help="default: results.json beside this file")
+    parser.add_argument("--table", action="store_true", help="write the README again, run nothing")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
+    arguments = parser.parse_args(argv)
+    grid = HERE / f"{arguments.grid}.toml"
+    out = arguments.out or Path("runs") / ("mnist_cpu" + "_fashion" * (arguments.grid == "fashion"))
+    results = arguments.results or HERE / GRIDS[arguments.grid]
+    if not arguments.table:
+        sweep(grid, out, arguments.overrides)
+        words = sys.argv[1:] if argv is None else argv
+        whole = {
+            "command": " ".join(["python -m experiments.mnist_cpu.run", *map(shlex.quote, words)]),
+            "commit": commit(),
+            "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+            "records": records(grid, out, arguments.overrides),
+        }
+        results.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        print(results)
+    if results.parent == HERE:
+        write_readme(HERE / "README.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The grid of the forty-minute experiment: what it runs, and how its table is made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.mnist_cpu import run as experiment
+from secure_fed_diffusion.sweep.command import find_places
+
+SMALL = (
+    "data.name=digits",
+    "data.train_limit=200",
+    "federation.declared_records=200",
+    "model.patch=1",
+    "model.channels=[8, 8]",
+    "warmup.draws=1",
+    "warmup.sampling_rate=0.5",
+    "warmup.noise_multiplier=8.0",
+    "warmup.steps=2",
+    "modes.distributed.rounds=2",
+    "modes.distributed.sampling_rate=0.25",
+    "modes.distributed.divisor=50",
+    "sampler.steps=2",
+    "evaluation.samples=100",
+    "evaluation.tstr_epochs=1",
+)
+
+
+def test_the_grid_holds_what_the_readme_promises(tmp_path: Path) -> None:
+    cells = find_places(experiment.HERE / "grid.toml", tmp_path)
+    kinds = sorted((p.settings.privacy.mode, p.settings.privacy.epsilon, p.settings.run.seed) for p in cells)
+    assert kinds == sorted(
+        [("distributed", e, s) for e in (1.0, 10.0) for s in range(3)]
+        + [("central", 10.0, s) for s in range(3)]
+        + [("local", 10.0, 0)]
+    )
+    assert {p.settings.run.workers for p in cells} == {"auto"}
+    fashion = find_places(experiment.HERE / "fashion.toml", tmp_path)
+    assert {p.settings.data.name for p in fashion} == {"fashion_mnist"}
+
+
+def test_both_modes_take_the_same_steps_at_the_same_rate(tmp_path: Path) -> None:
+    modes = find_places(experiment.HERE / "grid.toml", tmp_path)[0].settings.modes
+    assert modes.central == modes.distributed
+
+
+def test_the_table_has_means_with_the_interval_of_the_seeds() -> None:
+    def cell(mode: str, seed: int, tstr: float) -> dict[str, object]:
+        figures = {"tstr_cnn": tstr, "prototype_accuracy": 0.5, "fid_lenet84_mnist": 20.0, "seconds": 120.0}
+        return {"data": "mnist", "mode": mode, "epsilon": 10.0, "seed": seed, **figures}
+
+    text = experiment.table(
+        [cell("distributed", 0, 0.9), cell("distributed", 1, 0.92), cell("local", 0, 0.4)]
+    )
+    assert "| mnist | distributed | 10 | 2 | 91.0 ± 12.7 | 50.0 ± 0.0 | 20.0 ± 0.0 | 2 |" in text
+    assert "| mnist | local | 10 | 1 | 40.0 | 50.0 | 20.0 | 2 |" in text
+
+
+@pytest.mark.slow
+def test_a_small_cell_goes_through(tmp_path: Path) -> None:
+    keep = tmp_path / "grid.toml"
+    keep.write_text(
+        f'base = "{experiment.HERE / "config.toml"}"\n[axes]\nmode = ["distributed"]\nepsilon = [10.0]\n'
+    )
+    experiment.sweep(keep, tmp_path / "out", SMALL)
+    found = experiment.records(keep, tmp_path / "out", SMALL)
+    assert [r["mode"] for r in found] == ["distributed"]
+    assert 0 <= found[0]["tstr_cnn"] <= 1
+    json.dumps(found)
