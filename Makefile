@@ -22,7 +22,7 @@ run: $(READY)
 	$(BIN)/sfd run experiments/quickstart/config.toml --out $(OUT) $(RUN_ARGS)
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # What takes longer than a commit should wait for; tests/SLOW.md has the last result.
 test-slow: $(READY)

@@ -51,7 +51,7 @@ def records(grid: Path, out: Path, overrides: Sequence[str]) -> list[dict[str, A
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """Return a row for each mode and ε: means over the seeds, with the 95 % t-interval where there are two."""
+    """Return a row for each mode and ε: means over the seeds, with the 95 % t-interval of several."""
     lines = [
         f"| data | mode | ε | seeds | {' | '.join(FIGURES.values())} | minutes |",
         "|---|---|---|---|" + "---|" * (len(FIGURES) + 1),
