@@ -45,7 +45,7 @@ def sweep(grid: Path, out: Path, overrides: Sequence[str]) -> None:
 
 def records(grid: Path, out: Path, overrides: Sequence[str]) -> list[dict[str, Any]]:
     """Return the finished cells, flat; `seconds` is the wall time of the whole run, evaluation included."""
-    rows = rows_of(find_places(grid, out, tuple(overrides)), attempts(out))
+    rows = rows_of(find_places(grid, out, tuple(overrides), full=False), attempts(out))
     done = [row for row in rows if row["status"] == "finished"]
     return [{key: value for key, value in row.items() if key not in ("status", "error")} for row in done]
 

@@ -30,7 +30,7 @@ SMALL = (
 
 
 def test_the_grid_holds_what_the_readme_promises(tmp_path: Path) -> None:
-    cells = find_places(experiment.HERE / "grid.toml", tmp_path)
+    cells = find_places(experiment.HERE / "grid.toml", tmp_path, full=False)
     kinds = sorted((p.settings.privacy.mode, p.settings.privacy.epsilon, p.settings.run.seed) for p in cells)
     assert kinds == sorted(
         [("distributed", e, s) for e in (1.0, 10.0) for s in range(3)]
@@ -38,12 +38,12 @@ def test_the_grid_holds_what_the_readme_promises(tmp_path: Path) -> None:
         + [("local", 10.0, 0)]
     )
     assert {p.settings.run.workers for p in cells} == {"auto"}
-    fashion = find_places(experiment.HERE / "fashion.toml", tmp_path)
+    fashion = find_places(experiment.HERE / "fashion.toml", tmp_path, full=False)
     assert {p.settings.data.name for p in fashion} == {"fashion_mnist"}
 
 
 def test_both_modes_take_the_same_steps_at_the_same_rate(tmp_path: Path) -> None:
-    modes = find_places(experiment.HERE / "grid.toml", tmp_path)[0].settings.modes
+    modes = find_places(experiment.HERE / "grid.toml", tmp_path, full=False)[0].settings.modes
     assert modes.central == modes.distributed
 
 
