@@ -223,13 +223,17 @@ def export(
     _quiet()
     if csv is None and parquet is None and tensorboard is None:
         raise ConfigError("expected at least one of --csv, --parquet, --tensorboard", key="export")
-    members = read_runs(directories).members
+    found = read_runs(directories)
+    members = found.members
+    for reason in found.left_out:
+        typer.echo(f"sfd: left out: {reason}", err=True)
     rows = exporting.tidy_rows(members)
     written = [exporting.write_csv(rows, csv)] if csv else []
     written += [exporting.write_parquet(rows, parquet)] if parquet else []
     written += exporting.write_tensorboard(members, tensorboard) if tensorboard else []
     if as_json:
-        typer.echo(json.dumps({"rows": len(rows), "files": [str(path) for path in written]}))
+        files = [str(path) for path in written]
+        typer.echo(json.dumps({"rows": len(rows), "files": files, "left_out": found.left_out}))
     else:
         typer.echo(f"{len(rows)} rounds of {len(members)} runs: {', '.join(map(str, written))}")
 

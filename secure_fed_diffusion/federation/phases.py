@@ -12,7 +12,6 @@ Not protected against: a schedule that somebody chose by looking at private data
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -50,6 +49,5 @@ def check_phases(
         require(0 < rate <= 1, f"{key}.sampling_rate", "0 < sampling_rate <= 1", rate)
         require(phase.divisor >= 1, f"{key}.divisor", ">= 1", phase.divisor)
         for name, value in (("clip_norm", phase.clip_norm), ("noise_scale", phase.noise_scale)):
-            fits = value is None or (math.isfinite(value) and value >= 1e-12)
-            require(fits, f"{key}.{name}", ">= 1e-12", value)
+            require(value is None or 1e-12 <= value <= 1e12, f"{key}.{name}", "in [1e-12, 1e12]", value)
         before = first

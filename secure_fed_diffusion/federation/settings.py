@@ -89,7 +89,7 @@ def _check_common(settings: object, mode: str) -> None:
         value = getattr(settings, name, 1.0)
         require(math.isfinite(value) and value > 0, f"modes.{mode}.{name}", "> 0", value)
     clip = getattr(settings, "clip_norm", 1.0)
-    require(clip >= 1e-12, f"modes.{mode}.clip_norm", ">= 1e-12, or squares vanish in float32", clip)
+    require(1e-12 <= clip <= 1e12, f"modes.{mode}.clip_norm", "in [1e-12, 1e12], as float32 bears it", clip)
     rate = getattr(settings, "sampling_rate", 1.0)
     require(0 < rate <= 1, f"modes.{mode}.sampling_rate", "0 < sampling_rate <= 1", rate)
     prox = getattr(settings, "prox_mu", 0.0)
@@ -97,7 +97,7 @@ def _check_common(settings: object, mode: str) -> None:
     decay = getattr(settings, "ema_decay", 0.0)
     require(0 <= decay < 1, f"modes.{mode}.ema_decay", "0 <= ema_decay < 1", decay)
     gamma = getattr(settings, "clip_gamma", 1.0)
-    require(math.isfinite(gamma) and gamma >= 1e-12, f"modes.{mode}.clip_gamma", ">= 1e-12", gamma)
+    require(1e-12 <= gamma <= 1e12, f"modes.{mode}.clip_gamma", "in [1e-12, 1e12]", gamma)
     share = getattr(settings, "least_share", 1.0)
     require(0 < share <= 1, f"modes.{mode}.least_share", "0 < least_share <= 1", share)
 

@@ -11,6 +11,8 @@ from secure_fed_diffusion.dp.mechanism import CLIENT_SAMPLING
 from secure_fed_diffusion.evaluation import names
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.rounds import epsilon_by_view
+from secure_fed_diffusion.federation.schedule import PHASES
+from secure_fed_diffusion.federation.settings import StepSettings
 
 STATEMENT = {
     "none": "Mode none protects nothing: it is the baseline that the others are measured against.",
@@ -61,6 +63,7 @@ def summarize(
         "guard_view": plan.guard.key,
         "accountants": ["pld", "rdp"],
         "noise_multiplier": plan.noise_multiplier,
+        "phases": _phases(plan),
         "noise_overhead": plan.noise_overhead,
         "floor": dict(floor),
         "metrics": metrics,
@@ -87,3 +90,21 @@ def statement(plan: Plan) -> str:
     """Say in a sentence or two what the run's ε holds against, the server's honesty included."""
     said = STATEMENT[plan.mode].format(colluders=plan.federation.colluders)
     return f"{said} {PROFILE[plan.secure_sum.profile]}" if plan.mode in ("distributed", "client") else said
+
+
+def _phases(plan: Plan) -> list[dict[str, float | int | str]]:
+    """Return what a charge of each phase of a batch schedule is, [] where there is one phase alone."""
+    recipe = plan.recipe
+    if not isinstance(recipe, StepSettings) or len(recipe.phases) == 1:
+        return []
+    most = plan.max_charges()
+    return [
+        {
+            "mechanism": name,
+            "from_round": phase.from_round,
+            "noise_multiplier": plan.noise_multiplier * phase.noise_scale,
+            "sampling_rate": phase.sampling_rate,
+            "max_charges": most[name],
+        }
+        for name, phase in zip(PHASES, recipe.phases, strict=False)
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,7 +67,9 @@ def sweep(
         with display:
             failures = pool.run()
     except KeyboardInterrupt:
-        typer.echo(f"sfd: stopped; go on with: sfd sweep {grid_file} --out {out} --resume", err=True)
+        same = ["sfd", "sweep", str(grid_file), "--out", str(out), "--resume", *["--full"] * full]
+        same += [word for override in overrides or () for word in ("--set", override)]
+        typer.echo(f"sfd: stopped; go on with: {shlex.join(same)}", err=True)
         raise SystemExit(130) from None
     finally:
         took = attempts(out)

@@ -115,7 +115,8 @@ class Grid:
                 overrides += _overrides(axis, item, values)
             name = "_".join(f"{_slug(axis)}-{_slug(_text(value))}" for axis, value in values.items())
             cell = Cell(name=name, axes=values, overrides=tuple(overrides))
-            if name in found and found[name].axes != values:
+            twice = name in found and found[name].overrides != cell.overrides and values.get("mode") != "none"
+            if name in found and (twice or found[name].axes != values):
                 raise ConfigError(f"two cells would share the folder {name}", key="axes")
             found.setdefault(name, cell)
         if not found:
@@ -148,6 +149,8 @@ def read_grid(path: Path, overrides: tuple[str, ...] = ()) -> Grid:
         raise ConfigError(f"expected at most {MOST_CELLS} cells, got {size}", key="axes")
     for table in text.keep:
         for axis, values in table.items():
+            if axis not in text.axes:
+                raise ConfigError(f"expected one of the axes, {', '.join(text.axes)}", key=f"keep.{axis}")
             known = [_value(item) for item in text.axes.get(axis, ())]
             for value in values:
                 if value not in known:
@@ -177,7 +180,7 @@ def _check_item(axis: str, item: Any) -> None:
     value = _value(item)
     if not isinstance(value, (str, int, float)):
         raise ConfigError(f"expected a number, a word or true/false, got {value!r}", key=f"axes.{axis}")
-    if axis == "epsilon" and (isinstance(value, str) or not value > 0):
+    if axis == "epsilon" and (isinstance(value, (str, bool)) or not value > 0):
         raise ConfigError(f"expected numbers > 0, or inf, got {value!r}", key="axes.epsilon")
 
 

@@ -153,12 +153,13 @@ def _largest_child_gib() -> float:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Let SIGTERM stop a sweep as Ctrl-C does, where signals can be taken."""
+    """Let SIGTERM, and a terminal that is closed, stop a sweep as Ctrl-C does, where signals can be taken."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
 
     def interrupt(_number: int, _frame: object) -> None:
         for number in numbers:  # once: the runs are given their time to stop

@@ -125,8 +125,11 @@ class Running:
         """Start `sfd run` for the cell, or let it go on, in a session of its own."""
         place.log.parent.mkdir(parents=True, exist_ok=True)
         place.folder.parent.mkdir(parents=True, exist_ok=True)
-        threads = str(max(1, place.settings.run.threads))
-        environment = {**os.environ, **dict.fromkeys(_THREADS, threads), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        workers = place.settings.run.workers
+        if workers != "auto":  # "auto" is a cell that has the machine to itself
+            threads = str(max(1, place.settings.run.threads) * workers)
+            environment |= dict.fromkeys(_THREADS, threads)
         with place.log.open("ab") as log:
             start = log.tell()
             process = subprocess.Popen(

@@ -225,11 +225,14 @@ def clip_factors(norms: Tensor, grid: IntegerGrid) -> Tensor:
     """Return what each row is multiplied by to end at most at `clip_norm`, in grid units.
 
     Flat: min(1, C/‖g‖); automatic (AUTO-S, Bu et al. 2023): C/(‖g‖ + gamma), which lengthens short rows.
-    Neither is what the sensitivity rests on: `rounded_sums` measures the integers behind it.
+    Neither is what the sensitivity rests on: `rounded_sums` measures the integers behind it.  A factor that
+    is no finite number becomes zero: times a row of zeros it would be NaN, and NaN in a sum is nobody's.
     """
     if grid.gamma is not None:
-        return grid.scale * (grid.clip_norm / (norms + grid.gamma))
-    return grid.scale * torch.clamp(grid.clip_norm / norms.clamp_min(1e-30), max=1.0)
+        factors = grid.scale * grid.clip_norm / (norms + grid.gamma)
+    else:
+        factors = grid.scale * torch.clamp(grid.clip_norm / norms.clamp_min(1e-30), max=1.0)
+    return torch.nan_to_num(factors, nan=0.0, posinf=0.0)
 
 
 def _block_norms(rows: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def test_the_command_writes_a_table_and_counts_it(
 ) -> None:
     out = tmp_path / "a.csv"
     assert _sfd(monkeypatch, "export", str(finished_run), "--csv", str(out), "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {"rows": 41, "files": [str(out)]}
+    assert json.loads(capsys.readouterr().out) == {"rows": 41, "files": [str(out)], "left_out": []}
     assert _sfd(monkeypatch, "export", str(finished_run)) == 2
     assert "--tensorboard" in capsys.readouterr().err
 

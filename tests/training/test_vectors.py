@@ -253,3 +253,17 @@ def test_groups_that_lie_otherwise_in_memory_are_added_coordinate_by_coordinate(
     both = integer_sum([{"w": values.clone()}, {"w": other}, {"w": values.clone()}], grid, 8 * 16 * 9)
     assert np.array_equal(both, 3 * integer_sum([{"w": values.clone()}], grid, 8 * 16 * 9))
     assert both.any()
+
+
+@pytest.mark.parametrize("gamma", [None, 1e-12])
+@pytest.mark.parametrize("clip", [1e-12, 1e12, 1e300])
+def test_a_row_of_zeros_takes_nothing_from_the_others_however_long_the_clip(
+    clip: float, gamma: float | None
+) -> None:
+    grid = IntegerGrid.for_dimension(1000, clip_norm=clip, gamma=gamma)
+    rows = torch.randn((65, 1000), generator=torch.Generator().manual_seed(1))
+    rows[7] = 0.0
+    with_zeros = integer_sum([{"w": rows.clone()}], grid, 1000)
+    without = integer_sum([{"w": torch.cat([rows[:7], rows[8:]])}], grid, 1000)
+    np.testing.assert_array_equal(with_zeros, without)
+    assert np.abs(with_zeros).max() <= 64 * grid.norm_bound

@@ -108,7 +108,11 @@ def pixels(images: ImageSet) -> Tensor:
 def _gradients(
     model: nn.Module, images: Tensor, labels: Tensor, drawn: Tensor
 ) -> Iterator[dict[str, Tensor]]:
-    """Yield the gradients of the drawn records, each record's its own, in pieces."""
+    """Yield the gradients of the drawn records, each record's its own, in pieces computed at one shape.
+
+    That a record's gradient has the same bits at every place of a batch of that shape is taken from the
+    kernels, not checked here: `training.per_example` checks it for the product.
+    """
     parameters = {name: p.detach() for name, p in model.named_parameters()}
 
     def loss(parameters: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
@@ -117,7 +121,9 @@ def _gradients(
 
     per_example = vmap(grad(loss), in_dims=(None, 0, 0))
     for part in drawn.split(_ROWS):
-        yield {name: g.detach() for name, g in per_example(parameters, images[part], labels[part]).items()}
+        padded = torch.cat([part, part[:1].expand(_ROWS - len(part))])
+        found = per_example(parameters, images[padded], labels[padded])
+        yield {name: g.detach()[: len(part)] for name, g in found.items()}
 
 
 def _cosine(step: int, steps: int) -> float:

@@ -102,14 +102,17 @@ def kernel_width(public: ImageSet) -> float:
 def embedding_sum(private: ImageSet, features: Features, plan: Plan, n_classes: int) -> npt.NDArray[np.int64]:
     """Sum every record's rounded features in the block of its class: (n_classes * d,).
 
-    Guarantees: one record changes the sum by an integer vector of norm at most `plan.grid.norm_bound`.
+    Guarantees: one record changes the sum by an integer vector of norm at most `plan.grid.norm_bound`, as
+    long as the kernels give a row the same bits at every place of a batch of `_ROWS`.
     """
     width = 2 * features.frequencies.shape[1]
     total = np.zeros((n_classes, width))
     with torch.no_grad():
         for start in range(0, len(private), _ROWS):
             images = torch.from_numpy(private.images[start : start + _ROWS]).flatten(1).float() / 255
-            rows = plan.grid.round(features(images).numpy())  # a block of zeros rounds to zeros
+            n = len(images)
+            padded = torch.cat([images, images.new_zeros(_ROWS - n, images.shape[1])])
+            rows = plan.grid.round(features(padded)[:n].numpy())  # a block of zeros rounds to zeros
             one_hot = np.eye(n_classes)[private.labels[start : start + _ROWS]]
             total += one_hot.T @ rows  # integers below 2^53: exact
     return total.astype(np.int64).reshape(-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Literal, get_args
 
 import torch
@@ -31,8 +32,10 @@ class Job:
 
     @property
     def name(self) -> str:
-        """A name of its own, also as a file."""
-        return f"{self.method}_epsilon-{self.epsilon:g}_seed-{self.seed}"
+        """A name that its settings and its recipe decide, also as a file."""
+        what = repr((self.settings, sorted(self.recipe.items())))
+        digest = sha256(what.encode()).hexdigest()[:12]
+        return f"{self.method}_epsilon-{self.epsilon:g}_seed-{self.seed}_{digest}"
 
 
 def measure(job: Job) -> dict[str, Any]:
