@@ -17,6 +17,8 @@ from secure_fed_diffusion.errors import ConfigError
 class EvaluationSettings:
     """Evaluate each `every` rounds and after the last one, on `samples` synthetic images.
 
+    `after_warmup` also shows what the class means alone gave.
+
     TSTR trains each of `classifiers` for `tstr_epochs`, after the last round only unless `tstr_each`;
     `tstr_floor` trains them on real public images too, once a run.
 
@@ -29,6 +31,7 @@ class EvaluationSettings:
     """
 
     every: int = 10
+    after_warmup: bool = True
     samples: int = 1000
     classifiers: tuple[Literal["cnn", "mlp", "logreg"], ...] = ("cnn",)
     tstr_epochs: int = 50

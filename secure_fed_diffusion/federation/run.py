@@ -129,10 +129,10 @@ class Run:
         return sum(planned.release == "prototypes" for planned in self.plan.rounds)
 
     def _due(self, number: int) -> bool:
-        """Evaluate each n-th round of training, and what the warm-up alone gave."""
+        """Evaluate each n-th round of training and, where it is asked for, what the warm-up alone gave."""
         n_prototypes = self._last_prototypes
         if number <= n_prototypes:
-            return number == n_prototypes
+            return number == n_prototypes and self.settings.evaluation.after_warmup
         return self.settings.evaluation.due(number - n_prototypes - 1, len(self.plan.rounds) - n_prototypes)
 
     def _finish(self, elapsed: float) -> dict[str, Any]:

@@ -76,6 +76,16 @@ def test_every_mode_runs_from_one_configuration_by_one_key(mode: str, tmp_path: 
     assert charged == sum(len(record["survivors"]) for record in watcher.records)
 
 
+@pytest.mark.parametrize("after_warmup", [True, False])
+def test_what_the_warm_up_gave_is_shown_where_it_is_asked_for(after_warmup: bool, tmp_path: Path) -> None:
+    watcher = Watcher()
+    wanted = f"evaluation.after_warmup={str(after_warmup).lower()}"
+    finish(make(tmp_path / "run", "distributed", wanted, "evaluation.every=1000"), watcher)
+    evaluated = [record["round"] for record in watcher.records if "prototype_accuracy" in record]
+    last_prototypes = max(record["round"] for record in watcher.records if record["kind"] != "gradient")
+    assert evaluated == [*[last_prototypes] * after_warmup, watcher.records[-1]["round"]]
+
+
 def test_nothing_private_is_on_the_lines_that_people_see(tmp_path: Path) -> None:
     watcher = Watcher()
     finish(make(tmp_path / "run"), watcher)
