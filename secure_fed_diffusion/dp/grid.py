@@ -81,7 +81,7 @@ class IntegerGrid:
         if not (math.isfinite(largest) and largest > 0):  # NaN spreads to the maximum
             return
         row /= largest  # so that no square overflows or vanishes
-        length = math.sqrt(float(row @ row))
+        length = math.sqrt(_square(row))
         norm = float(largest) * length
         if self.gamma is None:
             kept = min(1.0, norm / self.clip_norm)
@@ -91,10 +91,15 @@ class IntegerGrid:
         for rounding in (np.rint, np.trunc):
             candidate = rounding(row)
             # Squares and partial sums are integers below 2^53, so this float64 product is exact.
-            if float(candidate @ candidate) <= self.norm_bound**2:
+            if _square(candidate) <= self.norm_bound**2:
                 out[:] = candidate
                 return
 
     def to_float(self, total: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.float64]:
         """Return a sum of grid vectors, of any shape, in the float vectors' unit."""
         return total.astype(np.float64) / self.scale
+
+
+def _square(vector: npt.NDArray[np.float64]) -> float:
+    """Return the squared norm, on one thread: BLAS would start all of them for each long row."""
+    return float(np.einsum("i,i->", vector, vector))

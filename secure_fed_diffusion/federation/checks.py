@@ -14,7 +14,7 @@ from secure_fed_diffusion.dp.mechanism import Mechanism, View
 from secure_fed_diffusion.errors import BudgetExceededError, ConfigError
 from secure_fed_diffusion.federation.participation import FederationSettings, SecureSumSettings
 from secure_fed_diffusion.federation.release import ReleasePlanner
-from secure_fed_diffusion.federation.schedule import Round
+from secure_fed_diffusion.federation.schedule import PHASES, Round
 from secure_fed_diffusion.federation.settings import (
     Mode,
     ModeSettings,
@@ -85,6 +85,20 @@ def check_canaries(mode: Mode, canaries: int) -> None:
         )
 
 
+def check_frequencies(warmup: WarmupSettings, image_shape: tuple[int, int, int]) -> None:
+    """Refuse more frequencies than an image has.
+
+    Raises:
+        ConfigError: names the most.
+    """
+    most, asked = min(image_shape[1:]), warmup.covariances.frequencies
+    if warmup.covariances.draws and asked > most:
+        raise ConfigError(
+            f"expected at most {most}, the image's lesser side, got {asked}",
+            key="warmup.covariances.frequencies",
+        )
+
+
 def check_label_balance(mode: Mode, recipe: ModeSettings, warmup: WarmupSettings) -> None:
     """Refuse to balance classes whose sizes nobody has released.
 
@@ -121,13 +135,21 @@ def noise_multiplier_for(
     def cost(steps: Mapping[Mechanism, int]) -> float:
         return epsilon(steps, delta=privacy.delta, view=guard, accountant=privacy.accountant)
 
-    warm_up = planner.releases(1.0)["prototypes"].mechanism
-    alone = cost({warm_up: most["prototypes"]}) if most["prototypes"] else 0.0
+    warm_up: Counter[Mechanism] = Counter()
+    for name, release in planner.releases(1.0).items():
+        if name not in PHASES and most[name]:
+            warm_up[release.mechanism] += most[name]
+    alone = cost(warm_up) if warm_up else 0.0
     if alone >= privacy.epsilon:  # no noise on the training could make up for it
+        covariances = planner.warmup.covariances
+        also = (
+            f" (or warmup.covariances.noise_multiplier={covariances.noise_multiplier:g}, "
+            f"warmup.covariances.draws={covariances.draws})"
+        )
         raise BudgetExceededError(
             f"privacy.epsilon={privacy.epsilon:g} is less than the warm-up alone costs, {alone:.3g}: raise "
             f"warmup.noise_multiplier={planner.warmup.noise_multiplier:g} or lower "
-            f"warmup.draws={planner.warmup.draws}"
+            f"warmup.draws={planner.warmup.draws}{also if covariances.draws else ''}"
         )
     if privacy.noise_multiplier is not None:
         asked = cost(counts(privacy.noise_multiplier))

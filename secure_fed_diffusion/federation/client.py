@@ -32,6 +32,7 @@ from secure_fed_diffusion.federation.messages import (
     Announcement,
     Opening,
     SetupCall,
+    announced_round,
     encode_plain,
     unwrap,
 )
@@ -183,11 +184,11 @@ class Client:
             per_setup = self._plan.rounds_per_setup
             raise PolicyError(f"this client's plan has {per_setup} rounds a set-up: no frame like this")
         if kind == ANNOUNCE:
-            return self._open(Announcement.decode(frame, self._plan.announced))
+            return self._open(Announcement.decode(frame, self._plan.announced(announced_round(frame))))
         if kind == SETUP:
             return self._join(SetupCall.decode(frame))
         if kind == ROUND:
-            return self._enter(Opening.decode(frame, self._plan.announced))
+            return self._enter(Opening.decode(frame, self._plan.announced(announced_round(frame))))
         phase, inner = unwrap(frame)
         machine = self._secagg
         if machine is None:

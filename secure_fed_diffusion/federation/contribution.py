@@ -25,6 +25,7 @@ from secure_fed_diffusion.data.datasets import ImageSet
 from secure_fed_diffusion.diffusion.objective import Objective
 from secure_fed_diffusion.dp.noise import poisson_sample
 from secure_fed_diffusion.entropy import Entropy, system
+from secure_fed_diffusion.federation.class_covariances import covariance_mean, covariance_sum
 from secure_fed_diffusion.federation.class_means import prototype_rows
 from secure_fed_diffusion.federation.label_balance import thin
 from secure_fed_diffusion.federation.plan import Plan
@@ -68,11 +69,14 @@ class Contributor:
     ) -> npt.NDArray[np.uint64]:
         """Return this client's contribution to `release`, modulo 2**64 (the ring cuts it): (length,).
 
-        `weights` are as announced: with `label_balance` the shares of the classes stand behind them.
+        `weights` are as announced: with `label_balance` the shares of the classes stand behind them, and in
+        a round of class covariances they are the class means.
         """
         key: DrawKey = (self.plan.seed, self.client_id, number, attempt)
         if release.name == "prototypes":
             integers = self._prototypes(release)
+        elif release.name == "covariances":
+            integers = self._covariances(release, weights)
         elif isinstance(self.plan.recipe, StepSettings):
             integers = self._gradient(release, self.plan.recipe, weights, key)
         else:
@@ -106,6 +110,16 @@ class Contributor:
         return sum(
             (release.grid.round(part).sum(axis=0) for part in rows), np.zeros(release.length, dtype=np.int64)
         )
+
+    def _covariances(self, release: Release, means: npt.NDArray[np.float32]) -> Integers:
+        """Per-class sums of products about `means`, and counts; with the client as the unit, their mean."""
+        frequencies = self.plan.warmup.covariances.frequencies
+        around = means.reshape(self.plan.n_classes, *self.plan.image_shape)
+        if release.mechanism.unit == "client":
+            whole = covariance_mean(self.images, around, frequencies, release.grid.clip_norm)
+            return release.grid.round(whole[np.newaxis])[0]
+        sample = self.images.subset(self._sample(release.mechanism.sampling_rate))
+        return covariance_sum(sample, around, frequencies, release.grid)
 
     def drawn(
         self, release: Release, weights: npt.NDArray[np.float32], key: DrawKey

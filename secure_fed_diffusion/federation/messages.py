@@ -45,7 +45,10 @@ Shown = Callable[[int], Sequence[SignedHead]]
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What opens one attempt at one round; `weights` is float32 of shape (d,), `heads` are signed."""
+    """What opens one attempt at one round; `weights` is float32 of shape (d,), `heads` are signed.
+
+    In a round of class covariances the class means stand where the weights do.
+    """
 
     round: int
     attempt: int
@@ -103,6 +106,14 @@ class Announcement:
         places = range(heads_at, end, HEAD_BYTES)
         heads = tuple(SignedHead.decode(bytes(frame[start : start + HEAD_BYTES])) for start in places)
         return cls(number, attempt, weights, heads), end
+
+
+def announced_round(frame: bytes) -> int:
+    """Return the number of the round that an announcement or an opening is for; 0 where it is too short."""
+    start = _ROUND.size if frame[:1] == bytes([ROUND]) else 0
+    if len(frame) < start + _HEADER.size:
+        return 0
+    return int(_HEADER.unpack_from(frame, start)[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from secure_fed_diffusion.dp.terms import Terms
 from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.federation.checks import (
     check_canaries,
+    check_frequencies,
     check_label_balance,
     check_threshold,
     guard_view,
@@ -92,13 +93,14 @@ class Plan:
         balanced = isinstance(self.recipe, StepSettings) and self.recipe.label_balance
         return self.n_classes if balanced else 0
 
-    @property
-    def announced(self) -> int:
-        """How many numbers an announcement holds: the weights, then the shares of the classes.
+    def announced(self, number: int) -> int:
+        """How many numbers round `number` announces: the weights, then the shares of the classes.
 
-        Both are in the digest that every frame of the round is bound to, so clients that were shown others
-        have no mask in common.
+        A round of class covariances announces the class means instead.  All are in the digest that every
+        frame of the round is bound to, so clients that were shown others have no mask in common.
         """
+        if 1 <= number <= len(self.rounds) and self.rounds[number - 1].release == "covariances":
+            return self.n_classes * math.prod(self.image_shape)
         return self.dimension + self.label_shares
 
     @property
@@ -302,13 +304,15 @@ def make_plan(
     check_threshold(mode, federation, secure_sum)
     check_canaries(mode, canaries)
     check_label_balance(mode, recipe, warmup)
+    check_frequencies(warmup, image_shape)
     planner = ReleasePlanner(
         mode=mode,
         recipe=recipe,
         federation=federation,
         secure_sum=secure_sum,
         warmup=warmup,
-        image_length=math.prod(image_shape) * n_classes + n_classes,
+        image_shape=image_shape,
+        n_classes=n_classes,
         dimension=dimension,
         public_records=public_records,
         canaries=canaries,
@@ -332,6 +336,7 @@ def make_plan(
         rounds=make_schedule(
             federation,
             n_prototypes=warmup.draws,
+            n_covariances=warmup.covariances.draws,
             n_training=recipe.rounds,
             seed=seed,
             phases=[phase.from_round for phase in recipe.phases]

@@ -1,4 +1,6 @@
-"""The kinds of sum of a run, class means and training: what a contribution to each is, and what it costs.
+"""The kinds of sum of a run, what a contribution to each is, and what it costs.
+
+They are class means, class covariances and training.
 
 A release fixes, in one place, the grid that bounds a contribution, the noise that goes with it, the ring
 that holds the sum and the public divisor.  `ReleasePlanner.releases` is a function of the noise multiplier
@@ -21,9 +23,11 @@ from secure_fed_diffusion.dp.mechanism import INNER_STDDEV, Mechanism
 from secure_fed_diffusion.dp.noise import discrete_gaussian
 from secure_fed_diffusion.entropy import Entropy
 from secure_fed_diffusion.errors import ConfigError
+from secure_fed_diffusion.federation.class_covariances import covariance_length
 from secure_fed_diffusion.federation.phases import PhaseSettings
 from secure_fed_diffusion.federation.schedule import PHASES, ReleaseName
 from secure_fed_diffusion.federation.settings import (
+    CovarianceSettings,
     FederationSettings,
     LocalSettings,
     Mode,
@@ -83,7 +87,8 @@ class ReleasePlanner:
     federation: FederationSettings
     secure_sum: SecureSumSettings
     warmup: WarmupSettings
-    image_length: int  # of a class-means vector
+    image_shape: tuple[int, int, int]
+    n_classes: int
     dimension: int  # trainable parameters
     public_records: int
     canaries: int = 0  # coordinates appended to a sum of gradients
@@ -93,7 +98,9 @@ class ReleasePlanner:
 
         A phase of a schedule has `multiplier` times its own `noise_scale`.
         """
-        described: dict[ReleaseName, Release] = {"prototypes": self._prototypes()}
+        described: dict[ReleaseName, Release] = {"prototypes": self._warm_up("prototypes", self.warmup)}
+        if self.warmup.covariances.draws:
+            described["covariances"] = self._warm_up("covariances", self.warmup.covariances)
         if not isinstance(self.recipe, StepSettings):
             return described | {"training": self._training("training", multiplier)}
         for name, phase in zip(PHASES, self.recipe.phases, strict=False):
@@ -128,19 +135,23 @@ class ReleasePlanner:
             dimension=dimension,
         )
 
-    def _prototypes(self) -> Release:
-        """Describe the class means: one use of the mechanism a charge, at the warm-up's own multiplier."""
-        grid = IntegerGrid.for_dimension(self.image_length, self.warmup.clip_norm)
-        mechanism = self._mechanism(
-            grid, self.image_length, self.warmup.noise_multiplier, self.warmup.sampling_rate
-        )
+    def _warm_up(self, name: ReleaseName, released: WarmupSettings | CovarianceSettings) -> Release:
+        """Describe class means or covariances: one use of the mechanism a charge, at their own multiplier."""
+        if isinstance(released, CovarianceSettings):
+            length = covariance_length(
+                self.image_shape, n_classes=self.n_classes, frequencies=released.frequencies
+            )
+        else:
+            length = self.n_classes * (math.prod(self.image_shape) + 1)
+        grid = IntegerGrid.for_dimension(length, released.clip_norm)
+        mechanism = self._mechanism(grid, length, released.noise_multiplier, released.sampling_rate)
         records = self.public_records * self._cohort / self.federation.clients
-        batch = self._cohort if self.mode == "client" else records * self.warmup.sampling_rate
+        batch = self._cohort if self.mode == "client" else records * released.sampling_rate
         return Release(
-            name="prototypes",
+            name=name,
             mechanism=mechanism,
             steps=1,
-            length=self.image_length,
+            length=length,
             grid=grid,
             fixed_point=None,
             modulus_bits=self._integer_ring(mechanism, batch),

@@ -23,7 +23,7 @@ from secure_fed_diffusion.engines.in_process import Engine
 from secure_fed_diffusion.errors import PrivacyError, RunError, SecureAggregationError
 from secure_fed_diffusion.federation.messages import count_bytes
 from secure_fed_diffusion.federation.plan import Plan
-from secure_fed_diffusion.federation.schedule import Round
+from secure_fed_diffusion.federation.schedule import PHASES, Round
 from secure_fed_diffusion.federation.server import Server
 from secure_fed_diffusion.secagg.phases import ROUND_START, SETUP_PHASES
 
@@ -162,7 +162,7 @@ def record(plan: Plan, ledger: Ledger, outcome: Outcome) -> dict[str, Any]:
     training = "gradient" if plan.mode in ("central", "distributed") else "update"
     return {
         "round": outcome.planned.number,
-        "kind": "prototypes" if outcome.planned.release == "prototypes" else training,
+        "kind": training if outcome.planned.release in PHASES else outcome.planned.release,
         "mode": plan.mode,
         "epsilon": epsilon_by_view(plan, ledger),
         "delta": plan.privacy.delta,

@@ -81,8 +81,8 @@ class Run:
         try:
             for outcome in rounds:
                 number = outcome.planned.number
-                if number == self._last_prototypes:
-                    observer.note(f"training on the class means, {self.settings.warmup.steps} steps")
+                if number == self.settings.warmup.rounds:
+                    observer.note(f"training on what was released, {self.settings.warmup.steps} steps")
                 observer.round(self._close(outcome, last=number == last))
         except RunError:
             if self.finished_round:  # what was paid for is kept: the model so far, and its summary
@@ -123,17 +123,12 @@ class Run:
         self.finished_round = number
         return line
 
-    @property
-    def _last_prototypes(self) -> int:
-        """The round after which the warm-up trains, 0 without one."""
-        return sum(planned.release == "prototypes" for planned in self.plan.rounds)
-
     def _due(self, number: int) -> bool:
         """Evaluate each n-th round of training and, where it is asked for, what the warm-up alone gave."""
-        n_prototypes = self._last_prototypes
-        if number <= n_prototypes:
-            return number == n_prototypes and self.settings.evaluation.after_warmup
-        return self.settings.evaluation.due(number - n_prototypes - 1, len(self.plan.rounds) - n_prototypes)
+        before = self.settings.warmup.rounds
+        if number <= before:
+            return number == before and self.settings.evaluation.after_warmup
+        return self.settings.evaluation.due(number - before - 1, len(self.plan.rounds) - before)
 
     def _finish(self, elapsed: float) -> dict[str, Any]:
         """Write the model, the moving average's weights in it, and the summary."""

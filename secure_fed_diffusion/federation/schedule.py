@@ -25,10 +25,11 @@ ReleaseName = Literal[
     "training_6",
     "training_7",
     "training_8",
+    "covariances",
 ]
-"""What a sum is for: class means, or the training in one phase of a batch schedule (`PhaseSettings`)."""
+"""What a sum is for: class means and covariances, or the training in one phase of a batch schedule."""
 
-PHASES: tuple[ReleaseName, ...] = get_args(ReleaseName)[1:]
+PHASES: tuple[ReleaseName, ...] = get_args(ReleaseName)[1:-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ def make_schedule(
     n_prototypes: int,
     n_training: int,
     seed: int,
+    n_covariances: int = 0,
     phases: Sequence[int] = (1,),
 ) -> tuple[Round, ...]:
     """Fix every cohort: those with the fewest rounds of this release so far, ties by a public permutation.
@@ -54,6 +56,7 @@ def make_schedule(
     """
     rng = np.random.default_rng([seed, 0xC0])
     names: list[ReleaseName] = ["prototypes"] * n_prototypes
+    names += ["covariances"] * n_covariances
     names += [PHASES[sum(first <= t for first in phases) - 1] for t in range(1, n_training + 1)]
     taken: dict[str, list[int]] = defaultdict(lambda: [0] * federation.clients)
     rounds = []

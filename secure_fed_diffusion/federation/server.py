@@ -29,6 +29,7 @@ from secure_fed_diffusion.diffusion.ema import (
 from secure_fed_diffusion.diffusion.objective import Objective
 from secure_fed_diffusion.entropy import Entropy, system
 from secure_fed_diffusion.errors import LedgerError, SecureAggregationError, UnderNoisedError
+from secure_fed_diffusion.federation.class_covariances import estimate_factors
 from secure_fed_diffusion.federation.class_means import estimate_means
 from secure_fed_diffusion.federation.heads import HeadBook, detach
 from secure_fed_diffusion.federation.label_balance import class_shares, noisy_counts
@@ -40,13 +41,14 @@ from secure_fed_diffusion.federation.messages import (
 )
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.release import Release, draw_noise
+from secure_fed_diffusion.federation.schedule import PHASES
 from secure_fed_diffusion.federation.settings import ModeSettings, StepSettings
 from secure_fed_diffusion.federation.stepping import learning_rate_at
 from secure_fed_diffusion.federation.strategies import base_learning_rate, make_strategy
 from secure_fed_diffusion.federation.sums import SecureSums
 from secure_fed_diffusion.secagg.encoding import centred
 from secure_fed_diffusion.training.vectors import flatten, load_flat
-from secure_fed_diffusion.training.warmup import train_on_means
+from secure_fed_diffusion.training.warmup import train_on_classes
 
 PLAIN = "plain"  # the one phase of a round without masks
 
@@ -74,7 +76,8 @@ class Server:
         self.average = make_average(plan.recipe, flatten(model))
         self._means: list[npt.NDArray[np.float32]] = []
         self._counts = np.zeros(plan.n_classes)  # noisy, of all class means together
-        self._n_prototypes = sum(planned.release == "prototypes" for planned in plan.rounds)
+        self._spread = np.zeros(self._spread_length)  # the noisy sum of all class covariances
+        self._spread_variance = 0.0
         self._sums = SecureSums(run_id, plan, roster=roster, entropy=entropy) if plan.masked else None
         self._plain: dict[int, npt.NDArray[np.uint64]] = {}
         self._number = 0
@@ -97,13 +100,17 @@ class Server:
         self._number = number
         self._plain, self.refused = {}, {}
         shown = self._heads.shown_to if self._heads else show_nothing
-        announced = flatten(self.model).numpy()
-        if self._plan.label_shares:
-            announced = np.concatenate([announced, self._shares()])
-        announcement = Announcement(number, attempt, announced)
+        announcement = Announcement(number, attempt, self._announced())
         if self._sums is not None:
             return self._sums.open(announcement, shown)
         return announcements(announcement, self._plan.rounds[number - 1].cohort, shown)
+
+    def _announced(self) -> npt.NDArray[np.float32]:
+        """Return what a contribution to the round is computed from: the model, or the class means."""
+        if self._release.name == "covariances":
+            return self._mean_images.ravel()
+        weights: npt.NDArray[np.float32] = flatten(self.model).numpy()
+        return np.concatenate([weights, self._shares()]) if self._plan.label_shares else weights
 
     def take(self, replies: Mapping[int, bytes]) -> Mapping[int, bytes]:
         """Take the answers of the current phase; return the frames of the next, or {} once the sum is known.
@@ -186,12 +193,16 @@ class Server:
         return total
 
     def apply(self, total: npt.NDArray[np.int64]) -> None:
-        """Step the model along the sum; after the last class means, train on them."""
+        """Step the model along the sum; after the last sum of the warm-up, train on what was released."""
         release = self._release
-        if release.name == "prototypes":
-            self._means.append(self._estimate(total, release))
-            if len(self._means) == self._n_prototypes:
-                self._warm_up(np.mean(self._means, axis=0, dtype=np.float32))
+        if release.name not in PHASES:
+            if release.name == "prototypes":
+                self._means.append(self._estimate(total, release))
+            else:
+                self._spread += release.grid.to_float(total)
+                self._spread_variance += self._noise_stddev(release) ** 2
+            if self._number == self._plan.warmup.rounds:
+                self._warm_up()
             return
         total = total[: release.length - release.canaries]  # the auditor's coordinates are no gradient
         if release.fixed_point is None:
@@ -207,7 +218,10 @@ class Server:
             flatten(self.model),
             torch.from_numpy(mean),
             learning_rate=learning_rate_at(
-                recipe.server, base_learning_rate(recipe), self._number - self._n_prototypes, recipe.rounds
+                recipe.server,
+                base_learning_rate(recipe),
+                self._number - self._plan.warmup.rounds,
+                recipe.rounds,
             ),
             noise_variance=self._noise_variance(release),
         )
@@ -244,12 +258,37 @@ class Server:
         least = recipe.least_share if isinstance(recipe, StepSettings) else 1.0
         return class_shares(self._counts, least_share=least)
 
-    def _warm_up(self, means: npt.NDArray[np.float32]) -> None:
+    @property
+    def _mean_images(self) -> npt.NDArray[np.float32]:
+        """The released class means, (n_classes, c, h, w), each draw's as good as another's."""
+        return np.mean(self._means, axis=0, dtype=np.float32)
+
+    @property
+    def _spread_length(self) -> int:
+        covariances = self._plan.releases.get("covariances")
+        return covariances.length if covariances else 0
+
+    def _factors(self) -> npt.NDArray[np.float32] | None:
+        """Return how each class varies about its mean, from what was released; None where that is nothing."""
+        covariances = self._plan.releases.get("covariances")
+        if covariances is None:
+            return None
+        return estimate_factors(
+            self._spread,
+            n_classes=self._plan.n_classes,
+            image_shape=self._plan.image_shape,
+            frequencies=self._plan.warmup.covariances.frequencies,
+            clip_norm=covariances.grid.clip_norm,
+            noise_stddev=math.sqrt(self._spread_variance),
+        )
+
+    def _warm_up(self) -> None:
         warmup = self._plan.warmup
-        train_on_means(
+        train_on_classes(
             self.model,
             self._objective,
-            means,
+            self._mean_images,
+            self._factors(),
             patch=self._plan.patch,
             steps=warmup.steps,
             batch=warmup.batch,
@@ -269,6 +308,8 @@ class Server:
             "average": self.average.state_dict(),
             "means": [torch.from_numpy(mean) for mean in self._means],
             "counts": torch.from_numpy(self._counts),
+            "spread": torch.from_numpy(self._spread),
+            "spread_variance": self._spread_variance,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -278,6 +319,8 @@ class Server:
         self.average.load_state_dict(state["average"])
         self._means = [mean.numpy() for mean in state["means"]]
         self._counts = state["counts"].numpy()
+        self._spread = state["spread"].numpy()
+        self._spread_variance = state["spread_variance"]
 
 
 def make_average(recipe: ModeSettings, weights: torch.Tensor) -> RunningAverage:

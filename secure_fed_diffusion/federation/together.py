@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from secure_fed_diffusion.diffusion.objective import Draws
 from secure_fed_diffusion.federation.contribution import Contributor, Integers
 from secure_fed_diffusion.federation.release import Release
+from secure_fed_diffusion.federation.schedule import PHASES
 from secure_fed_diffusion.federation.settings import StepSettings
 from secure_fed_diffusion.training.per_example import (
     Records,
@@ -145,7 +146,7 @@ def vectors(
     first = contributors[0]
     place = {"number": number, "attempt": attempt}
     if (
-        release.name == "prototypes"
+        release.name not in PHASES
         or release.canaries
         or not isinstance(first.plan.recipe, StepSettings)
         or len(contributors) == 1

@@ -109,7 +109,7 @@ def run(
         join_seconds=join_seconds,
     )
     status = subprocess.run(words, env=link.environment(folder, os.environ), check=False).returncode
-    rounds = settings.warmup.draws + getattr(settings.modes, settings.privacy.mode).rounds
+    rounds = settings.warmup.rounds + getattr(settings.modes, settings.privacy.mode).rounds
     link.require_finished(out, rounds=rounds)
     if status:
         raise RunError(f"flwr ended with status {status}, and the run's folder is complete")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 
 from secure_fed_diffusion.errors import PolicyError
+from secure_fed_diffusion.federation.class_covariances import covariance_length
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.settings import LocalSettings, RunSettings, StepSettings
 from secure_fed_diffusion.institution.agreement import Agreement
@@ -52,19 +53,29 @@ def before_planning(
     """
     federation, diffusion, model = settings.federation, settings.diffusion, settings.model
     recipe = getattr(settings.modes, settings.privacy.mode)
-    rounds = settings.warmup.draws + recipe.rounds
+    rounds = settings.warmup.rounds + recipe.rounds
     epochs = getattr(recipe, "local_epochs", 1)
     attempts = rounds + federation.reserved_attempts
     steps = attempts
     if isinstance(recipe, LocalSettings):  # capped: each has its own bound below, and nothing overflows here
         steps = math.ceil(attempts * max(1.0, min(epochs, 1e9) / max(recipe.sampling_rate, LEAST_RATE)))
     image_length = math.prod(agreement.image_shape) * len(agreement.class_names)
+    covariances = settings.warmup.covariances
+    covariance_values = covariance_length(
+        agreement.image_shape, n_classes=len(agreement.class_names), frequencies=covariances.frequencies
+    )
     found = [
         at_most("rounds", rounds, policy.max_rounds, "policy.max_rounds"),
         at_most("reserved attempts", federation.reserved_attempts, policy.max_rounds, "policy.max_rounds"),
         at_most("steps in all attempts", steps, policy.max_steps, "policy.max_steps"),
         at_most("parameters", agreement.dimension, policy.max_parameters, "policy.max_parameters"),
         at_most("values of class means", image_length, policy.max_parameters, "policy.max_parameters"),
+        at_most(
+            "values of class covariances",
+            covariance_values if covariances.draws else 0,
+            policy.max_parameters,
+            "policy.max_parameters",
+        ),
         at_most("clients", federation.clients, len(roster), "the pinned roster"),
         at_most("local epochs", math.ceil(epochs), MOST_EPOCHS, _HERE),
         at_most("draws a record", diffusion.noise_multiplicity, MOST_DRAWS, _HERE),
@@ -75,16 +86,18 @@ def before_planning(
     ]
     phases = recipe.phases if isinstance(recipe, StepSettings) else ()
     own_rates = [phase.sampling_rate for phase in phases] or [getattr(recipe, "sampling_rate", 1.0)]
-    rates = (settings.warmup.sampling_rate, *own_rates)
+    released = (settings.warmup, covariances) if covariances.draws else (settings.warmup,)
+    rates = (*(each.sampling_rate for each in released), *own_rates)
     if min(rates) < LEAST_RATE:
         found.append(f"a sampling rate of {min(rates):g} proposed, {_HERE} asks for at least {LEAST_RATE:g}")
     scales = [phase.noise_scale for phase in phases] or [1.0]
     training = [agreement.noise_multiplier * scale for scale in scales]
-    noise = (settings.warmup.noise_multiplier, *training)
+    noise = (*(each.noise_multiplier for each in released), *training)
     if settings.privacy.mode != "none" and not LEAST_NOISE <= min(noise) <= max(noise) <= MOST_NOISE:
         found.append(
-            f"noise multipliers {noise[0]:g} (warm-up) and {', '.join(f'{each:g}' for each in training)} "
-            f"proposed, {_HERE} asks for {LEAST_NOISE:g} to {MOST_NOISE:g}"
+            f"noise multipliers {', '.join(f'{each.noise_multiplier:g}' for each in released)} (warm-up) and "
+            f"{', '.join(f'{each:g}' for each in training)} proposed, {_HERE} asks for {LEAST_NOISE:g} to "
+            f"{MOST_NOISE:g}"
         )
     if policy.plans and agreement.plan_digest not in policy.plans:
         found.append(f"plan {agreement.plan_digest} proposed, policy.plans names {len(policy.plans)} others")

@@ -32,7 +32,7 @@ _EXTRACTED = 3  # a metric's images cost about as much again as so many sampler 
 
 def n_rounds(settings: RunSettings) -> int:
     """Return how many rounds a run of these settings has."""
-    return settings.warmup.draws + int(getattr(settings.modes, settings.privacy.mode).rounds)
+    return settings.warmup.rounds + int(getattr(settings.modes, settings.privacy.mode).rounds)
 
 
 def seconds(settings: RunSettings) -> float:

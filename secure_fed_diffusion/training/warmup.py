@@ -1,9 +1,10 @@
-"""Ordinary training on released class means: a start for the first private step, free of privacy cost.
+"""Ordinary training on what was released of the classes: a start for the first private step, free of cost.
 
-The means are post-processing of a charged release; moving, turning and scaling them a little teaches the
-network strokes instead of ten fixed images (DP-FETA's frequency-to-image warm-up uses the same trick).
-How far they are moved, whether they are bent (Simard et al. 2003) and re-inked besides, and how the learning
-rate falls are switches of the same post-processing: none of them is charged.
+Class means, and class covariances where there are any, are post-processing of charged releases.  Drawing
+images about the means and moving, turning and scaling them a little teaches the network strokes instead of
+ten fixed images (DP-FETA's frequency-to-image warm-up uses the same trick).  How far they are moved, whether
+they are bent (Simard et al. 2003) and re-inked besides, and how the learning rate falls are switches of the
+same post-processing: none of them is charged.
 """
 
 from __future__ import annotations
@@ -60,10 +61,23 @@ def augmented(
     return moved.clamp(0.0, 1.0) ** uniform(MAX_INK).exp().view(-1, 1, 1, 1)
 
 
-def train_on_means(
+def about(means: Tensor, factors: Tensor | None, labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw an image (n, c, h, w) in [0, 1] for each of `labels`: Gaussian about its class's mean, cut off.
+
+    `factors` (classes, r, c h w): the covariance of a class is FᵀF; None, or r = 0: the mean itself.
+    """
+    chosen = means[labels]
+    if factors is None or not factors.shape[1]:
+        return chosen
+    coefficients = torch.randn((len(labels), 1, factors.shape[1]), generator=generator)
+    return (chosen + (coefficients @ factors[labels]).view_as(chosen)).clamp(0.0, 1.0)
+
+
+def train_on_classes(
     model: nn.Module,
     objective: Objective,
     means: npt.NDArray[np.float32],
+    factors: npt.NDArray[np.float32] | None = None,
     *,
     patch: int,
     steps: int,
@@ -74,19 +88,21 @@ def train_on_means(
     strength: float = 1.0,
     decay: bool = False,
 ) -> None:
-    """Train `model` in place on augmented `means` (classes, c, h, w) in [0, 1].
+    """Train `model` in place on augmented images about `means` (classes, c, h, w) in [0, 1].
 
+    How they vary is in `factors` (classes, r, c h w), where covariances were released: see `about`.
     With `decay` the learning rate falls to zero along a half cosine.
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     images = torch.from_numpy(means)
+    spread = None if factors is None else torch.from_numpy(factors)
     for step in range(steps):
         if decay:
             optimizer.param_groups[0]["lr"] = learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
         labels = torch.randint(len(images), (batch,), generator=generator)
-        moved = augmented(images[labels], generator, augmentation, strength)
+        moved = augmented(about(images, spread, labels, generator), generator, augmentation, strength)
         x0 = pixel_unshuffle(moved * 2 - 1, patch)
         t = torch.randint(objective.settings.timesteps, (batch, 1), generator=generator)
         eps = torch.randn((batch, 1, *x0.shape[1:]), generator=generator)

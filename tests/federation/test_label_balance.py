@@ -86,7 +86,7 @@ def test_the_charge_is_at_the_largest_rate_whatever_the_shares_are() -> None:
     assert plan.max_charges() == plain.max_charges()
     assert plan.noise_multiplier == plain.noise_multiplier
     assert plan.digest != plain.digest
-    assert (plain.announced, plan.announced) == (plan.dimension, plan.dimension + plan.n_classes)
+    assert (plain.announced(1), plan.announced(1)) == (plan.dimension, plan.dimension + plan.n_classes)
 
 
 def test_the_server_announces_shares_of_the_noisy_counts_once_all_class_means_are_known() -> None:
@@ -97,7 +97,7 @@ def test_the_server_announces_shares_of_the_noisy_counts_once_all_class_means_ar
     def spy(number: int, attempt: int) -> Mapping[int, bytes]:
         frames = honest(number, attempt)
         for frame in frames.values():
-            shown[number] = Announcement.decode(frame, it.plan.announced).weights[it.plan.dimension :]
+            shown[number] = Announcement.decode(frame, it.plan.announced(number)).weights[it.plan.dimension :]
         return frames
 
     it.server.open = spy  # type: ignore[method-assign]

@@ -153,7 +153,7 @@ def test_frames_that_are_put_together_late_are_as_long_as_they_say() -> None:
     for wrong in (
         b"\x06",
         SetupCall("training", bytes(NONCE_BYTES)).encode() + b"\0",
-        b"\x06\x09" + bytes(16),
+        b"\x06\x0a" + bytes(16),
     ):
         with pytest.raises(FrameError):
             SetupCall.decode(wrong)

@@ -10,7 +10,7 @@ from torch.nn.functional import pixel_unshuffle
 from secure_fed_diffusion.diffusion.objective import DiffusionSettings, Objective
 from secure_fed_diffusion.diffusion.unet import ModelSettings, build_unet
 from secure_fed_diffusion.training.vectors import flatten
-from secure_fed_diffusion.training.warmup import augmented, train_on_means
+from secure_fed_diffusion.training.warmup import augmented, train_on_classes
 
 OBJECTIVE = Objective(DiffusionSettings(timesteps=20))
 
@@ -40,7 +40,7 @@ def loss_on(model: torch.nn.Module, means: np.ndarray, patch: int) -> float:
 
 def train(model: torch.nn.Module, *, patch: int = 1, steps: int = 40, seed: int = 0, **more: object) -> None:
     values = {"batch": 16, "learning_rate": 5e-3}
-    train_on_means(model, OBJECTIVE, means_of(), patch=patch, steps=steps, seed=seed, **(values | more))
+    train_on_classes(model, OBJECTIVE, means_of(), patch=patch, steps=steps, seed=seed, **(values | more))
 
 
 @pytest.mark.parametrize("patch", [1, 2])
@@ -64,7 +64,7 @@ def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone() -
 
 def test_the_means_that_were_given_are_not_altered() -> None:
     means = means_of()
-    train_on_means(unet_of(1), OBJECTIVE, means, patch=1, steps=1, batch=8, learning_rate=1e-3, seed=0)
+    train_on_classes(unet_of(1), OBJECTIVE, means, patch=1, steps=1, batch=8, learning_rate=1e-3, seed=0)
     assert np.array_equal(means, means_of())
 
 
