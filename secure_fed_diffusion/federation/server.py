@@ -199,7 +199,7 @@ class Server:
             if release.name == "prototypes":
                 self._means.append(self._estimate(total, release))
             else:
-                self._spread += release.grid.to_float(total)
+                self._spread = self._spread + release.grid.to_float(total)  # a saved state shares its memory
                 self._spread_variance += self._noise_stddev(release) ** 2
             if self._number == self._plan.warmup.rounds:
                 self._warm_up()

@@ -23,15 +23,18 @@ def assert_variance(noise: np.ndarray, variance: float) -> None:
 @pytest.mark.parametrize("mode", ["distributed", "central", "client"])
 def test_the_released_sum_carries_what_the_plan_says(mode: str) -> None:
     seeds = {"seed": "noise"}
-    noisy = federation(settings_for(mode), **seeds)
-    exact = federation(settings_for(mode), noise=False, **seeds)
-    first, silent = (
-        next(run_rounds(f.plan, f.server, f.engine, f.book, first=1, note=print)) for f in (noisy, exact)
-    )
-    noise = first.total - silent.total
-    mechanism = noisy.plan.releases["prototypes"].mechanism
-    shares = 1 if mode == "central" else len(first.survivors)
-    assert_variance(noise, shares * mechanism.draw_stddev**2)
+    settings = settings_for(mode, "warmup.covariances.draws=1")
+    noisy, exact = federation(settings, **seeds), federation(settings, noise=False, **seeds)
+    for number, name in enumerate(("prototypes", "covariances"), start=1):
+        first, silent = (
+            next(run_rounds(f.plan, f.server, f.engine, f.book, first=number, note=print))
+            for f in (noisy, exact)
+        )
+        mechanism = noisy.plan.releases[name].mechanism
+        shares = 1 if mode == "central" else len(first.survivors)
+        assert_variance(first.total - silent.total, shares * mechanism.draw_stddev**2)
+        exact.server.apply(first.total)  # both are shown the same means
+        noisy.server.apply(first.total)
 
 
 def test_honest_survivors_alone_already_carry_the_guard_s_noise() -> None:

@@ -66,11 +66,15 @@ def charges(folder: Path) -> list[tuple[int, int, int]]:
     return [(line["round"], line["attempt"], line["client_id"]) for line in lines if line["kind"] == "charge"]
 
 
+WARMED = ("warmup.draws=1", "warmup.sampling_rate=1.0", "warmup.covariances.draws=1")
+
+
+@pytest.mark.parametrize("also", [(), (*WARMED, "secagg.rounds_per_setup=3")])
 def test_the_weights_are_the_same_to_the_bit_for_every_number_of_workers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    also: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noiseless(monkeypatch)
-    runs = {n: run_with(tmp_path / str(n), n, *EXACT) for n in (1, 2)}
+    runs = {n: run_with(tmp_path / str(n), n, *EXACT, *also) for n in (1, 2)}
     initial = runs[1].server.state_dict()["weights"].clone()
     assert runs[1].engine.beside is None
     assert runs[2].engine.beside is not None

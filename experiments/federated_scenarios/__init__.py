@@ -1,0 +1,1 @@
+"""Federated diffusion after Tun et al.: clients, skew, local epochs, participation, FedProx."""
