@@ -50,6 +50,9 @@ MODES = (
 SIMPLE = (
     Curve(label="DP-MERF", mode="dp_merf", key=TSTR, colour="orange", marker="v", simple=True),
     Curve(
+        label="class Gaussians", mode="class_gaussians", key=TSTR, colour="purple", marker="*", simple=True
+    ),
+    Curve(
         label="class means, moved copies", mode="class_means", key=TSTR, colour="sky", marker="<", simple=True
     ),
     Curve(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.tradeoff import figure, run, table
-from experiments.tradeoff.baselines import class_means, dp_classifier, dp_merf
+from experiments.tradeoff.baselines import class_gaussians, class_means, dp_classifier, dp_merf
 from experiments.tradeoff.baselines.measure import Job, measure
 from experiments.tradeoff.baselines.release import Plan
 from secure_fed_diffusion import config
@@ -105,6 +105,37 @@ def test_class_means_under_a_budget_cost_no_more_than_it_and_noise_costs_accurac
         accuracies.append(class_means.nearest_mean_accuracy(means, DIGITS.test))
     assert accuracies[1] > 0.75
     assert accuracies[0] < accuracies[1] - 0.2
+
+
+def test_class_gaussians_have_the_means_and_the_spread_of_the_classes() -> None:
+    """Without noise; pixels near black and white are cut off, so only the others are compared."""
+    labels = np.arange(8000) % N_CLASSES
+    recipe = class_gaussians.Recipe(clip_norm=20.0, covariance_clip_norm=60.0, frequencies=8)
+    drawn, plan = class_gaussians.synthesize(
+        DIGITS.train, labels, n_classes=N_CLASSES, epsilon=math.inf, delta=1e-5, seed=0, recipe=recipe
+    )
+    assert math.isinf(plan.epsilon_spent)
+    compared = 0
+    for label in range(N_CLASSES):
+        real = DIGITS.train.images[DIGITS.train.labels == label].reshape(-1, 64) / 255
+        ours = drawn.images[labels == label].reshape(-1, 64) / 255
+        inner = (real.mean(axis=0) - 1.5 * real.std(axis=0) > 0) & (
+            real.mean(axis=0) + 1.5 * real.std(axis=0) < 1
+        )
+        compared += int(inner.sum())
+        assert np.abs(ours.mean(axis=0) - real.mean(axis=0))[inner].max(initial=0) < 0.05
+        assert np.abs(ours.std(axis=0) - real.std(axis=0))[inner].max(initial=0) < 0.05
+    assert compared > 20
+
+
+def test_two_releases_together_cost_the_budget_and_more_than_one_of_them() -> None:
+    both = Plan.together([(650, 5.0), (2000, 8.0)], epsilon=1.0, delta=1e-5)
+    one = Plan.calibrated(dimension=650, clip_norm=5.0, epsilon=1.0, delta=1e-5)
+    assert {plan.epsilon_spent for plan in both} == {both[0].epsilon_spent}
+    assert 0.98 <= both[0].epsilon_spent <= 1.0
+    multipliers = [plan.noise_stddev / plan.grid.norm_bound for plan in (*both, one)]
+    assert multipliers[0] == pytest.approx(multipliers[1], rel=1e-3)
+    assert multipliers[0] == pytest.approx(multipliers[2] * math.sqrt(2), rel=0.02)
 
 
 def test_the_classifiers_gradients_are_those_of_one_record_each() -> None:
@@ -267,6 +298,7 @@ def test_two_cells_and_the_baselines_give_results_and_a_figure(tmp_path: Path) -
     )
     (tmp_path / "recipes.toml").write_text(
         "[digits]\nepsilons = [8.0]\nseeds = [0]\n[digits.class_means]\nclip_norm = 5.0\n"
+        "[digits.class_gaussians]\nclip_norm = 5.0\ncovariance_clip_norm = 8.0\nfrequencies = 6\n"
         "[digits.dp_merf]\nfeatures = 100\nepochs = 1\n[digits.dp_classifier]\nsteps = 2\nbatch = 60\n",
         encoding="utf-8",
     )
@@ -278,6 +310,7 @@ def test_two_cells_and_the_baselines_give_results_and_a_figure(tmp_path: Path) -
         "none",
         "distributed",
         "class_means",
+        "class_gaussians",
         "dp_merf",
         "dp_classifier",
     }

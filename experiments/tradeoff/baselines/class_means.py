@@ -30,21 +30,33 @@ def release_means(
     entropy: Entropy = system,
 ) -> tuple[npt.NDArray[np.float32], Plan]:
     """Return one image a class, (n_classes, c, h, w) in [0, 1], and what it cost."""
-    image_shape = private.images.shape[1:]
-    dimension = n_classes * int(np.prod(image_shape)) + n_classes
+    colours, height, width = private.images.shape[1:]
+    dimension = n_classes * (colours * height * width + 1)
     plan = Plan.calibrated(dimension=dimension, clip_norm=clip_norm, epsilon=epsilon, delta=delta)
-    total = np.zeros(dimension, dtype=np.int64)
+    totals = plan.release(sum_of_means(private, plan, n_classes), entropy)
+    return means_of(totals, plan, n_classes=n_classes, shape=(colours, height, width)), plan
+
+
+def sum_of_means(private: ImageSet, plan: Plan, n_classes: int) -> npt.NDArray[np.int64]:
+    """Return the exact sum of the records' rows on the plan's grid."""
+    total = np.zeros(plan.dimension, dtype=np.int64)
     for start in range(0, len(private), _ROWS):
         part = private.subset(slice(start, start + _ROWS))
-        total += plan.grid.round(prototype_rows(part, n_classes, clip_norm)).sum(axis=0)
-    means = estimate_means(
-        plan.release(total, entropy),
+        total += plan.grid.round(prototype_rows(part, n_classes, plan.grid.clip_norm)).sum(axis=0)
+    return total
+
+
+def means_of(
+    totals: npt.NDArray[np.float64], plan: Plan, *, n_classes: int, shape: tuple[int, int, int]
+) -> npt.NDArray[np.float32]:
+    """Return the class means (n_classes, c, h, w) in a noisy sum."""
+    return estimate_means(
+        totals,
         n_classes=n_classes,
-        image_shape=(image_shape[0], image_shape[1], image_shape[2]),
-        clip_norm=clip_norm,
+        image_shape=shape,
+        clip_norm=plan.grid.clip_norm,
         noise_stddev=plan.noise_stddev / plan.grid.scale,
     )
-    return means, plan
 
 
 def nearest_mean_accuracy(means: npt.NDArray[np.float32], test: ImageSet) -> float:

@@ -10,13 +10,13 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from experiments.tradeoff.baselines import class_means, dp_classifier, dp_merf
+from experiments.tradeoff.baselines import class_gaussians, class_means, dp_classifier, dp_merf
 from experiments.tradeoff.baselines.release import RELATION, UNIT, VIEW, Plan
 from secure_fed_diffusion.data.datasets import Dataset, ImageSet, load
 from secure_fed_diffusion.evaluation.evaluator import Evaluator
 from secure_fed_diffusion.federation.settings import RunSettings
 
-Method = Literal["class_means", "dp_merf", "dp_classifier"]
+Method = Literal["class_means", "class_gaussians", "dp_merf", "dp_classifier"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
@@ -83,6 +83,15 @@ def _run(job: Job, dataset: Dataset) -> tuple[dict[str, float], Plan]:
         means, plan = class_means.release_means(dataset.train, n_classes=n_classes, **job.recipe, **cost)
         figures["accuracy_nearest_mean"] = class_means.nearest_mean_accuracy(means, dataset.test)
         synthetic = class_means.moved_copies(means, labels, job.seed)
+    elif job.method == "class_gaussians":
+        synthetic, plan = class_gaussians.synthesize(
+            dataset.train,
+            labels,
+            n_classes=n_classes,
+            seed=job.seed,
+            recipe=class_gaussians.Recipe(**job.recipe),
+            **cost,
+        )
     else:
         synthetic, plan = dp_merf.synthesize(
             dataset.train,

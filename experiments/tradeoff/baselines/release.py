@@ -12,6 +12,8 @@ system's CSPRNG, unit one example, relation add or remove, view the released mod
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,44 +57,66 @@ class Plan:
 
         Guarantees: `epsilon_spent`, by PLD, is at most `epsilon`.
         """
-        grid = IntegerGrid.for_dimension(dimension, clip_norm)
-        if math.isinf(epsilon):
-            return cls(
+        (plan,) = cls.together(
+            [(dimension, clip_norm)], epsilon=epsilon, delta=delta, steps=steps, sampling_rate=sampling_rate
+        )
+        return plan
+
+    @classmethod
+    def together(
+        cls,
+        vectors: Sequence[tuple[int, float]],
+        *,
+        epsilon: float,
+        delta: float,
+        steps: int = 1,
+        sampling_rate: float = 1.0,
+    ) -> tuple[Plan, ...]:
+        """Return a plan for each of `vectors`, (dimension, clip norm), at one noise multiplier, the least.
+
+        Guarantees: the ε over all steps of all of them, by PLD, is at most `epsilon`; each says that ε.
+        """
+        grids = [IntegerGrid.for_dimension(dimension, clip_norm) for dimension, clip_norm in vectors]
+
+        def mechanisms(multiplier: float) -> list[Mechanism]:
+            return [
+                Mechanism(
+                    kind="central",
+                    unit=UNIT,
+                    relation=RELATION,
+                    sampling_rate=sampling_rate,
+                    sensitivity=float(grid.norm_bound),
+                    share_stddev=0.0,
+                    server_stddev=math.hypot(multiplier * grid.norm_bound, INNER_STDDEV),
+                    min_survivors=1,
+                    integer=True,
+                    dimension=dimension,
+                )
+                for grid, (dimension, _) in zip(grids, vectors, strict=True)
+            ]
+
+        def uses(multiplier: float) -> Counter[Mechanism]:
+            counted: Counter[Mechanism] = Counter()
+            for mechanism in mechanisms(multiplier):
+                counted[mechanism] += steps
+            return counted
+
+        stddevs, cost = [0.0] * len(grids), math.inf
+        if not math.isinf(epsilon):
+            multiplier = calibrate(uses, target_epsilon=epsilon, delta=delta, view=VIEW)
+            stddevs = [mechanism.server_stddev for mechanism in mechanisms(multiplier)]
+            cost = spent(uses(multiplier), delta=delta, view=VIEW)
+        return tuple(
+            cls(
                 grid=grid,
                 dimension=dimension,
                 steps=steps,
                 sampling_rate=sampling_rate,
-                noise_stddev=0.0,
-                epsilon_spent=math.inf,
+                noise_stddev=stddev,
+                epsilon_spent=cost,
                 delta=delta,
             )
-
-        def step(multiplier: float) -> Mechanism:
-            return Mechanism(
-                kind="central",
-                unit=UNIT,
-                relation=RELATION,
-                sampling_rate=sampling_rate,
-                sensitivity=float(grid.norm_bound),
-                share_stddev=0.0,
-                server_stddev=math.hypot(multiplier * grid.norm_bound, INNER_STDDEV),
-                min_survivors=1,
-                integer=True,
-                dimension=dimension,
-            )
-
-        multiplier = calibrate(
-            lambda scale: {step(scale): steps}, target_epsilon=epsilon, delta=delta, view=VIEW
-        )
-        mechanism = step(multiplier)
-        return cls(
-            grid=grid,
-            dimension=dimension,
-            steps=steps,
-            sampling_rate=sampling_rate,
-            noise_stddev=mechanism.server_stddev,
-            epsilon_spent=spent({mechanism: steps}, delta=delta, view=VIEW),
-            delta=delta,
+            for grid, (dimension, _), stddev in zip(grids, vectors, stddevs, strict=True)
         )
 
     def release(self, total: npt.NDArray[np.int64], entropy: Entropy = system) -> npt.NDArray[np.float64]:
