@@ -32,8 +32,8 @@ from secure_fed_diffusion.dp.grid import IntegerGrid
 
 COUNT_SHARE = 0.25  # the count weighs a quarter of the clip norm
 _LEAST_COUNT = 1.0  # records: a class of fewer, by its noisy count, varies as the others do together
-_ABOVE_EDGE = 1.02  # an eigenvalue this much above the noise's largest is kept
-_CHUNK = 256  # records
+_COUNT_STDDEVS = 4.0  # and so does one whose count may well be noise
+_CHUNK_VALUES = 1 << 22  # of the rows that are held at once
 
 Floats = npt.NDArray[np.float64]
 
@@ -47,9 +47,14 @@ def covariance_length(image_shape: tuple[int, int, int], *, n_classes: int, freq
 def low_frequencies(image_shape: tuple[int, int, int], frequencies: int) -> Floats:
     """Return the orthonormal rows (c k², c h w) of each channel's k x k lowest cosine frequencies."""
     colours, height, width = image_shape
-    vertical = dct(np.eye(height), norm="ortho", axis=0)[:frequencies]
-    horizontal = dct(np.eye(width), norm="ortho", axis=0)[:frequencies]
+    vertical, horizontal = _cosines(height, frequencies), _cosines(width, frequencies)
     return np.kron(np.eye(colours), np.kron(vertical, horizontal))
+
+
+def _cosines(side: int, frequencies: int) -> Floats:
+    """Return the lowest rows of the orthonormal cosine transform: (frequencies, side)."""
+    rows: Floats = dct(np.eye(side), norm="ortho", axis=0)[:frequencies]
+    return rows
 
 
 def covariance_sum(
@@ -88,16 +93,18 @@ def _by_class(
     Its shape is (n, m (m + 1) / 2 + 1).  A record's numbers are computed by itself: a product of matrices
     would round by how many records stand beside it.
     """
-    basis = low_frequencies(means.shape[1:], frequencies)
-    first, second = np.triu_indices(len(basis))
+    colours, height, width = means.shape[1:]
+    vertical, horizontal = _cosines(height, frequencies), _cosines(width, frequencies)
+    first, second = np.triu_indices(colours * frequencies**2)
     weight = np.where(first == second, 1.0, math.sqrt(2.0))
-    for label, mean in enumerate(means.reshape(len(means), -1).astype(np.float64)):
+    chunk = max(1, _CHUNK_VALUES // (len(first) + 1))
+    for label, mean in enumerate(means.astype(np.float64)):
         members = np.flatnonzero(images.labels == label)
-        for start in range(0, len(members), _CHUNK):
-            part = images.images[members[start : start + _CHUNK]]
+        for start in range(0, len(members), chunk):
+            part = images.images[members[start : start + chunk]]
             rows = np.empty((len(part), len(first) + 1))
             for row, image in zip(rows, part, strict=True):
-                z = basis @ (image.reshape(-1) / 255.0 - mean)
+                z = (vertical @ (image / 255.0 - mean) @ horizontal.T).reshape(-1)
                 np.multiply(z[first] * z[second], weight, out=row[:-1])
             rows[:, -1] = COUNT_SHARE * clip_norm
             yield label, rows
@@ -115,12 +122,12 @@ def estimate_factors(
     """Turn the noisy sum, in the rows' unit, into factors F (n_classes, r, c h w): covariances are FᵀF.
 
     `noise_stddev`: of the noise in `totals`, in the same unit.  r is the most directions that any class has
-    left; where a class has fewer, rows are zero.  A class whose noisy count is below one record gets the
-    covariance of all others.
+    left; where a class has fewer, rows are zero.  A class whose count is below one record, or might be noise,
+    gets the covariance of all others together.
     """
     basis = low_frequencies(image_shape, frequencies)
     parts = totals.reshape(n_classes, -1)
-    present = parts[:, -1] >= _LEAST_COUNT * COUNT_SHARE * clip_norm
+    present = parts[:, -1] >= max(_LEAST_COUNT * COUNT_SHARE * clip_norm, _COUNT_STDDEVS * noise_stddev)
     if not present.any():
         return np.zeros((n_classes, 0, basis.shape[1]), dtype=np.float32)
     together, among = parts[present].sum(axis=0), math.sqrt(present.sum())
@@ -143,11 +150,9 @@ def _factor(triangle: Floats, noise_stddev: float, size: int) -> Floats:
     covariance = np.zeros((size, size))
     covariance[first, second] = triangle / np.where(first == second, 1.0, math.sqrt(2.0))
     covariance[second, first] = covariance[first, second]
-    edge = noise_stddev * math.sqrt(
-        2.0 * size
-    )  # twice the noise off the diagonal, times the root of the size
+    edge = noise_stddev * math.sqrt(2.0 * size)
     values, vectors = np.linalg.eigh(covariance)
-    kept = values > max(_ABOVE_EDGE * edge, 1e-9)
+    kept = values > max((1.0 + 2.0 * size ** (-2.0 / 3.0)) * edge, 1e-9)  # the edge itself varies by m^(-2/3)
     shown = values[kept][::-1]
     true = (shown + np.sqrt(shown**2 - edge**2)) / 2.0
     return vectors.T[kept][::-1] * np.sqrt(true)[:, np.newaxis]

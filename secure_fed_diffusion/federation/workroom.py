@@ -204,5 +204,6 @@ def group_size(plan: Plan, n: int) -> int:
     cohort = federation.clients_per_round
     expected = federation.declared_records * recipe.sampling_rate * cohort / federation.clients
     turns = max(1, round(expected / (n * _RECORDS_IN_GROUP)))
-    in_memory = max(1, _HELD_BYTES // (8 * plan.dimension))
+    longest = max(release.length for release in plan.releases.values())
+    in_memory = max(1, _HELD_BYTES // (8 * longest))
     return min(in_memory, -(-cohort // (n * turns)))

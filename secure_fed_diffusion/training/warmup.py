@@ -69,8 +69,12 @@ def about(means: Tensor, factors: Tensor | None, labels: Tensor, generator: torc
     chosen = means[labels]
     if factors is None or not factors.shape[1]:
         return chosen
-    coefficients = torch.randn((len(labels), 1, factors.shape[1]), generator=generator)
-    return (chosen + (coefficients @ factors[labels]).view_as(chosen)).clamp(0.0, 1.0)
+    coefficients = torch.randn((len(labels), factors.shape[1]), generator=generator)
+    away = torch.empty((len(labels), factors.shape[2]))
+    for label in labels.unique().tolist():  # class by class: a factor for each image would be large
+        own = labels == label
+        away[own] = coefficients[own] @ factors[label]
+    return (chosen + away.view_as(chosen)).clamp(0.0, 1.0)
 
 
 def train_on_classes(

@@ -11,6 +11,7 @@ from secure_fed_diffusion.dp.account import Account
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.federation import contribution
 from secure_fed_diffusion.federation.client import Client
+from secure_fed_diffusion.federation.schedule import ReleaseName
 from tests.mutants.broken.mutant import Honest, Table
 
 LEDGER = Table()
@@ -50,6 +51,16 @@ def _a_local_step_uncounted(honest: Honest) -> Honest:
     return lambda *arguments, steps, **names: honest(*arguments, steps=steps + 1, **names)
 
 
+def _not_charged(honest: Honest, release_name: ReleaseName) -> Honest:
+    def contribute(self: Client) -> Any:
+        if self._round is not None and self._round.release == release_name:
+            with patch.object(self, "_purse", _Silent()):
+                return honest(self)
+        return honest(self)
+
+    return contribute
+
+
 @mutant(
     Client,
     "_contribute",
@@ -57,13 +68,17 @@ def _a_local_step_uncounted(honest: Honest) -> Honest:
     named="ledger: covers what left",
 )
 def _class_means_not_charged(honest: Honest) -> Honest:
-    def contribute(self: Client) -> Any:
-        if self._round is not None and self._round.release == "prototypes":
-            with patch.object(self, "_purse", _Silent()):
-                return honest(self)
-        return honest(self)
+    return _not_charged(honest, "prototypes")
 
-    return contribute
+
+@mutant(
+    Client,
+    "_contribute",
+    "The releases of class covariances are not charged.",
+    named="ledger: covers what left",
+)
+def _class_covariances_not_charged(honest: Honest) -> Honest:
+    return _not_charged(honest, "covariances")
 
 
 @mutant(

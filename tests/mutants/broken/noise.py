@@ -112,6 +112,19 @@ def _noise_that_cancels(honest: Honest) -> Honest:
 @mutant(
     Contributor,
     "_with_noise",
+    "Class covariances go out without noise: what is left of the budget was spent on the means.",
+    named="noise is the sampler's",
+)
+def _class_covariances_without_noise(honest: Honest) -> Honest:
+    def with_noise(self: Contributor, integers: Any, release: Any) -> Any:
+        return integers if release.name == "covariances" else honest(self, integers, release)
+
+    return with_noise
+
+
+@mutant(
+    Contributor,
+    "_with_noise",
     "Where there are canaries, their coordinates alone are noised: an audit of canaries would lie.",
     named="A0 noise shares",
 )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from secure_fed_diffusion.dp.grid import IntegerGrid
-from secure_fed_diffusion.federation import contribution
+from secure_fed_diffusion.federation import class_covariances, contribution
 from secure_fed_diffusion.federation.class_means import COUNT_SHARE
 from secure_fed_diffusion.training.local import ClientData
 from secure_fed_diffusion.training.per_example import Records, per_example_gradients
@@ -106,6 +106,52 @@ def _counts_outside_the_clip(honest: Honest) -> Honest:
         return np.concatenate([pixels, counts])
 
     return prototype_rows
+
+
+@mutant(
+    class_covariances,
+    "_by_class",
+    "A record's products and its count in its class are clipped apart, and both are summed.",
+    named="A7 class covariances",
+)
+def _products_and_count_clipped_apart(honest: Honest) -> Honest:
+    def by_class(*arguments: Any) -> Any:
+        for label, rows in honest(*arguments):
+            counts = np.zeros_like(rows)
+            counts[:, -1], rows[:, -1] = rows[:, -1], 0.0
+            yield label, np.concatenate([rows, counts])
+
+    return by_class
+
+
+@mutant(
+    contribution,
+    "covariance_sum",
+    "A record's products are scaled and summed, and never clipped.",
+    named="A7 class covariances",
+)
+def _no_clip_of_products(honest: Honest) -> Honest:
+    def covariance_sum(images: Any, means: Any, frequencies: int, grid: IntegerGrid) -> Any:
+        rows = class_covariances.covariance_mean(images, means, frequencies, grid.clip_norm) * len(images)
+        return np.clip(np.rint(rows * grid.scale), -(2.0**62), 2.0**62).astype(np.int64)
+
+    return covariance_sum
+
+
+@mutant(
+    contribution,
+    "covariance_sum",
+    "Products are taken about the means of the client's own sample: a row depends on those beside it.",
+    named="A7 class covariances",
+)
+def _products_about_own_means(honest: Honest) -> Honest:
+    def covariance_sum(images: Any, means: Any, frequencies: int, grid: IntegerGrid) -> Any:
+        own = means.copy()
+        for label in np.unique(images.labels):
+            own[label] = images.images[images.labels == label].mean(axis=0) / 255.0
+        return honest(images, own, frequencies, grid)
+
+    return covariance_sum
 
 
 @mutant(

@@ -75,6 +75,19 @@ def _twice_the_rate_for_records_alone(honest: Honest) -> Honest:
 
 @mutant(
     Contributor,
+    "_covariances",
+    "Class covariances are of all records, at whatever rate they are accounted.",
+    named="sample is the sampler's",
+)
+def _covariances_of_all_records(honest: Honest) -> Honest:
+    def covariances(self: Contributor, release: Any, means: Any) -> Any:
+        return honest(self, replace(release, mechanism=replace(release.mechanism, sampling_rate=1.0)), means)
+
+    return covariances
+
+
+@mutant(
+    Contributor,
     "vector",
     "Coins come from the public seed, the client and the attempt at the round: everybody can toss them.",
     named="fresh draws",

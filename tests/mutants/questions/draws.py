@@ -11,17 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from secure_fed_diffusion.data.images import ImageSet
 from secure_fed_diffusion.diffusion.objective import Draws, Objective
 from secure_fed_diffusion.dp import noise
 from secure_fed_diffusion.dp.noise import discrete_gaussian, poisson_sample
 from secure_fed_diffusion.entropy import system
-from secure_fed_diffusion.federation.release import NOISE_BLOCK
+from secure_fed_diffusion.federation.plan import Plan
+from secure_fed_diffusion.federation.release import NOISE_BLOCK, Release
+from secure_fed_diffusion.federation.schedule import ReleaseName
 from secure_fed_diffusion.training.local import ClientData
 from secure_fed_diffusion.training.vectors import flatten
 from tests.federation.small import seeded
 from tests.mutants.laboratory import Laboratory, TinyDenoiser, digits
 from tests.mutants.questions.check import Table
-from tests.mutants.questions.replay import HELD
+from tests.mutants.questions.replay import HELD, SECTIONS, announced
 
 DRAWS = Table()
 check = DRAWS.check
@@ -106,20 +109,21 @@ def _same_draws(honest: Callable[..., Any]) -> Callable[..., Any]:
 
 @check("noise is the sampler's", "A share is what `dp.noise` draws from the client's entropy, bit by bit.")
 def _own_noise(lab: Laboratory) -> str | None:
-    plan = lab.plan("distributed")
-    release, images = plan.releases["training"], digits().train.subset(slice(0, 3))
-    weights = flatten(TinyDenoiser()).numpy()
+    plan = lab.plan("distributed", "warmup.covariances.draws=1")
+    images = digits().train.subset(slice(0, 3))
 
-    def vector(release: Any) -> npt.NDArray[np.int64]:
+    def vector(release: Release) -> npt.NDArray[np.int64]:
         it = lab.contributor(plan, 0, images, entropy=seeded("noise"), coins=seeded("coins"))
-        return it.vector(release, weights, number=1, attempt=0).view(np.int64)
+        return it.vector(release, announced(plan, release.name), number=1, attempt=0).view(np.int64)
 
-    silent = replace(release, mechanism=replace(release.mechanism, share_stddev=0.0))
-    share = vector(release) - vector(silent)
-    expected = discrete_gaussian(release.mechanism.share_stddev, NOISE_BLOCK, seeded("noise"))
-    if np.array_equal(share, expected[: release.length]):
-        return None
-    return "other integers than the proven sampler draws"
+    for name in ("training", "prototypes", "covariances"):
+        release = plan.releases[name]
+        silent = replace(release, mechanism=replace(release.mechanism, share_stddev=0.0))
+        share = vector(release) - vector(silent)
+        expected = discrete_gaussian(release.mechanism.share_stddev, NOISE_BLOCK, seeded("noise"))
+        if not np.array_equal(share, expected[: release.length]):
+            return f"{name}: other integers than the proven sampler draws"
+    return None
 
 
 @check(
@@ -144,7 +148,28 @@ def _own_sample(lab: Laboratory) -> str | None:
         flags = poisson_sample(len(images), release.mechanism.sampling_rate, seeded("coins", seed))
         if not np.array_equal(chosen[-1], np.flatnonzero(flags)):
             return "another sample than the coins give"
-    return None
+    rates = [f"{SECTIONS[name]}.sampling_rate=0.25" for name in BEFORE_TRAINING]
+    plan = lab.plan("distributed", "warmup.covariances.draws=1", *rates)
+    return next(filter(None, (_sample_before_training(lab, plan, name) for name in BEFORE_TRAINING)), None)
+
+
+BEFORE_TRAINING: tuple[ReleaseName, ...] = ("prototypes", "covariances")
+
+
+def _sample_before_training(lab: Laboratory, plan: Plan, name: ReleaseName) -> str | None:
+    """Hold a sum without noise against that of all records of those alone that the coins choose."""
+    images, mechanism = digits().train.subset(slice(0, HELD)), plan.releases[name].mechanism
+    silent = replace(mechanism, share_stddev=0.0)
+
+    def total(images: ImageSet, rate: float) -> npt.NDArray[np.uint64]:
+        release = replace(plan.releases[name], mechanism=replace(silent, sampling_rate=rate))
+        it = lab.contributor(plan, 0, images, entropy=system, coins=seeded("coins"))
+        return it.vector(release, announced(plan, name), number=1, attempt=0)
+
+    drawn = np.flatnonzero(poisson_sample(HELD, mechanism.sampling_rate, seeded("coins")))
+    if np.array_equal(total(images, mechanism.sampling_rate), total(images.subset(drawn), 1.0)):
+        return None
+    return f"{name}: another sample than the coins give"
 
 
 class _Constant:

@@ -16,6 +16,7 @@ from secure_fed_diffusion.data.datasets import ImageSet
 from secure_fed_diffusion.entropy import Entropy
 from secure_fed_diffusion.federation import contribution
 from secure_fed_diffusion.federation.contribution import Contributor
+from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.schedule import ReleaseName
 from secure_fed_diffusion.training import local
 from secure_fed_diffusion.training.vectors import flatten
@@ -60,6 +61,17 @@ HOSTILE: dict[str, tuple[int, Callable[[torch.Tensor], None] | None]] = {
 }
 
 
+SECTIONS = {"prototypes": "warmup", "covariances": "warmup.covariances", "training": "modes.distributed"}
+
+
+def announced(plan: Plan, release_name: ReleaseName, pixel: float = 0.5) -> npt.NDArray[np.float32]:
+    """Return what a contribution is computed from: the weights, or class means of one grey."""
+    if release_name == "covariances":
+        return np.full(plan.n_classes * math.prod(plan.image_shape), pixel, dtype=np.float32)
+    weights: npt.NDArray[np.float32] = flatten(TinyDenoiser()).numpy()
+    return weights
+
+
 def _replayed(
     lab: Laboratory,
     release_name: ReleaseName,
@@ -69,17 +81,22 @@ def _replayed(
     *,
     rate: float = 1.0,
     seed: int = 0,
+    pixel: float = 0.5,
 ) -> str | None:
-    """Replay a contribution of mode `distributed` with and without record `gap`."""
-    section = {"prototypes": "warmup", "training": "modes.distributed"}[release_name]
+    """Replay a contribution of mode `distributed` with and without record `gap`.
+
+    `pixel`: of the class means that a round of class covariances announces.
+    """
     plan = lab.plan(
         "distributed",
-        f"{section}.sampling_rate={rate}",
+        "warmup.covariances.draws=1",
+        "warmup.covariances.clip_norm=1",  # shorter than any row
+        f"{SECTIONS[release_name]}.sampling_rate={rate}",
         "privacy.epsilon=1000",
         "privacy.noise_multiplier=2.0",
     )
     release = plan.releases[release_name]
-    weights = flatten(TinyDenoiser()).numpy()
+    weights = announced(plan, release_name, pixel)
 
     def query(left_out: int | None, entropy: Entropy, event: Event) -> npt.NDArray[Any]:
         shorter = left_out == len(images) - 1  # the last one is really taken away, before it a gap is left
@@ -119,6 +136,23 @@ def _replay_means(lab: Laboratory) -> str | None:
     images = digits().train.subset(slice(0, HELD))
     found = (_replayed(lab, "prototypes", images, gap) for gap in (7, HELD - 1))
     return next(filter(None, found), None) or _replayed_alone(lab, "prototypes")
+
+
+FAR_MEANS = {"grey means": 0.5, "means beyond every image": -7.0, "means at the end of float32": 3e38}
+
+
+@check(
+    "A7 class covariances",
+    "Replay of a release of class covariances with and without one record, about means that make it long.",
+)
+def _replay_covariances(lab: Laboratory) -> str | None:
+    images = digits().train.subset(slice(0, HELD))
+    for name, pixel in FAR_MEANS.items():
+        for gap in (7, HELD - 1):
+            found = _replayed(lab, "covariances", images, gap, pixel=pixel)
+            if found:
+                return f"{name}: {found}"
+    return _replayed_alone(lab, "covariances")
 
 
 @check("A7 client", "Replay of a client's update against an update of nothing at all.")
