@@ -1,6 +1,6 @@
 """Run the grid cell by cell on all cores; write the results and the README's table.
 
-    SFD_DATA_DIR=/path/to/data python -m experiments.mnist_cpu.run [--grid fashion] [--table]
+    SFD_DATA_DIR=/path/to/data python -m experiments.mnist_cpu.run [--grid NAME] [--table]
 
 A finished cell is not run again, a stopped one goes on.  `--table` only writes the README again.
 """
@@ -26,7 +26,12 @@ from secure_fed_diffusion.sweep.process import attempts
 from secure_fed_diffusion.sweep.table import rows_of
 
 HERE = Path(__file__).parent
-GRIDS = {"grid": "results.json", "fashion": "fashion_results.json"}
+GRIDS = {
+    "grid": "results.json",
+    "epsilon1": "epsilon1_results.json",
+    "fashion": "fashion_results.json",
+    "fashion_epsilon1": "fashion_epsilon1_results.json",
+}
 FIGURES = {"tstr_cnn": "TSTR, CNN", "prototype_accuracy": "prototypes", "fid_lenet84": "FID-LeNet84"}
 
 
@@ -108,13 +113,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run what is left, then write everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--grid", choices=tuple(GRIDS), default="grid")
-    parser.add_argument("--out", type=Path, help="default: runs/mnist_cpu, or runs/mnist_cpu_fashion")
+    parser.add_argument("--out", type=Path, help="default: runs/mnist_cpu, or runs/mnist_cpu_<grid>")
     parser.add_argument("--results", type=Path, help="default: results.json beside this file")
     parser.add_argument("--table", action="store_true", help="write the README again, run nothing")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
     arguments = parser.parse_args(argv)
     grid = HERE / f"{arguments.grid}.toml"
-    out = arguments.out or Path("runs") / ("mnist_cpu" + "_fashion" * (arguments.grid == "fashion"))
+    out = arguments.out or Path("runs") / ("mnist_cpu" + f"_{arguments.grid}" * (arguments.grid != "grid"))
     results = arguments.results or HERE / GRIDS[arguments.grid]
     if not arguments.table:
         sweep(grid, out, arguments.overrides)
