@@ -1,8 +1,9 @@
 """Run the grid cell by cell on all cores; write the results and the README's table.
 
-    SFD_DATA_DIR=/path/to/data python -m experiments.mnist_cpu.run [--grid NAME] [--table]
+    SFD_DATA_DIR=/path/to/data python -m experiments.mnist_cpu.run [--grid NAME] [--collect | --table]
 
-A finished cell is not run again, a stopped one goes on.  `--table` only writes the README again.
+A finished cell is not run again, a stopped one goes on.  `--collect` writes what is finished so far and runs
+nothing; `--table` writes the README again from the results alone.
 """
 
 from __future__ import annotations
@@ -115,14 +116,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--grid", choices=tuple(GRIDS), default="grid")
     parser.add_argument("--out", type=Path, help="default: runs/mnist_cpu, or runs/mnist_cpu_<grid>")
     parser.add_argument("--results", type=Path, help="default: results.json beside this file")
-    parser.add_argument("--table", action="store_true", help="write the README again, run nothing")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--table", action="store_true", help="write the README again, run nothing")
+    only.add_argument("--collect", action="store_true", help="write what is finished so far, run nothing")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
     arguments = parser.parse_args(argv)
     grid = HERE / f"{arguments.grid}.toml"
     out = arguments.out or Path("runs") / ("mnist_cpu" + f"_{arguments.grid}" * (arguments.grid != "grid"))
     results = arguments.results or HERE / GRIDS[arguments.grid]
     if not arguments.table:
-        sweep(grid, out, arguments.overrides)
+        if not arguments.collect:
+            sweep(grid, out, arguments.overrides)
         words = sys.argv[1:] if argv is None else argv
         whole = {
             "command": " ".join(["python -m experiments.mnist_cpu.run", *map(shlex.quote, words)]),

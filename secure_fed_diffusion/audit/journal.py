@@ -4,7 +4,7 @@
 alarms, number of rounds); it is written, readable by its owner alone, before the first frame and never
 again, so no level is chosen after the fact.  `audit.jsonl` gets one line a round, with what the
 canaries' coordinates of the released sum held, how often each canary was drawn, and the noise that the
-plan says is there; a round of class means carries no canaries, and its line says only who took part.
+plan says is there; a round of the warm-up carries no canaries, and its line says only who took part.
 
 Nothing here says anything of a real record: whoever holds both files knows the canaries only.
 

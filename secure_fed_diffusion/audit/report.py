@@ -7,7 +7,7 @@ released sum, all noise shares in it.  It is of the rounds that carry canaries, 
     realised  the same with the noise of those that survived; it holds if dropouts do not depend on what
               the sums showed, and is there for this comparison alone
 
-and both of these count the rounds of class means too, which carry none.
+and both of these count the rounds of the warm-up too, which carry none.
 
 The verdict is bad where the conformance tests (A0 after each round, and A6) accuse the run, or A1 after all
 rounds, at confidence 1 - `false_alarm`, exceeds the last realised ε.  A0 and A6 together accuse a correct run
@@ -53,7 +53,7 @@ NO_CANARIES = (
 )
 NOT_TESTED = (
     "Not checked: the gradients, what the released model remembers, and a pipeline that treats canaries "
-    "otherwise than records; rounds of class means carry no canaries."
+    "otherwise than records; rounds of the warm-up carry no canaries."
 )
 
 

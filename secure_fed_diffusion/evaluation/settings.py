@@ -17,7 +17,7 @@ from secure_fed_diffusion.errors import ConfigError
 class EvaluationSettings:
     """Evaluate each `every` rounds and after the last one, on `samples` synthetic images.
 
-    `after_warmup` also shows what the class means alone gave.
+    `after_warmup` also shows what the warm-up alone gave.
 
     TSTR trains each of `classifiers` for `tstr_epochs`, after the last round only unless `tstr_each`;
     `tstr_floor` trains them on real public images too, once a run.

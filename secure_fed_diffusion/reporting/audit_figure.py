@@ -102,7 +102,7 @@ def _caption(audit: Any, last: Mapping[str, Any]) -> str:
         "Synthetic records with secret coins passed the real sampler, clip, rounding, noise and masks on "
         "coordinates of their own. Both bounds are of the view of the sum, not of the released model; each "
         f"round's lower bound holds by itself. {told}"
-        "Rounds of class means carry no canaries and count in the upper bound alone."
+        "Rounds of the warm-up carry no canaries and count in the upper bound alone."
     )
     return f"{caption} {_verdict(audit)}" if isinstance(audit, Mapping) else caption
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from experiments.mnist_cpu import run as experiment
+from secure_fed_diffusion.data.facts import facts
+from secure_fed_diffusion.federation.prepare import plan_for
+from secure_fed_diffusion.federation.workbench import Workbench
 from secure_fed_diffusion.sweep.command import find_places
 
 SMALL = (
@@ -33,13 +36,22 @@ def test_the_grid_holds_what_the_readme_promises(tmp_path: Path) -> None:
     cells = find_places(experiment.HERE / "grid.toml", tmp_path, full=False)
     kinds = sorted((p.settings.privacy.mode, p.settings.privacy.epsilon, p.settings.run.seed) for p in cells)
     assert kinds == sorted(
-        [("distributed", e, s) for e in (1.0, 10.0) for s in range(3)]
-        + [("central", 10.0, s) for s in range(3)]
-        + [("local", 10.0, 0)]
+        [(mode, 10.0, s) for mode in ("central", "distributed") for s in range(3)] + [("local", 10.0, 0)]
     )
     assert {p.settings.run.workers for p in cells} == {"auto"}
-    fashion = find_places(experiment.HERE / "fashion.toml", tmp_path, full=False)
-    assert {p.settings.data.name for p in fashion} == {"fashion_mnist"}
+    for name in experiment.GRIDS:
+        others = find_places(experiment.HERE / f"{name}.toml", tmp_path, full=False)
+        data = "fashion_mnist" if "fashion" in name else "mnist"
+        assert {p.settings.data.name for p in others} == {data}
+        assert {p.settings.privacy.epsilon for p in others} == {1.0 if "epsilon1" in name else 10.0}
+
+
+@pytest.mark.parametrize("name", experiment.GRIDS)
+def test_every_cell_can_be_planned_within_its_budget(name: str, tmp_path: Path) -> None:
+    for place in find_places(experiment.HERE / f"{name}.toml", tmp_path, full=False)[:2]:
+        known = facts(place.settings.data.name)
+        bench = Workbench.make(place.settings, image_shape=known.image_shape, n_classes=known.n_classes)
+        assert plan_for(place.settings, known, bench.model).noise_multiplier > 0.5
 
 
 def test_both_modes_take_the_same_steps_at_the_same_rate(tmp_path: Path) -> None:
