@@ -11,6 +11,8 @@ noise is a symmetric Gaussian matrix whose eigenvalues end at 2 s √m (Wigner),
 off the diagonal; an eigenvalue λ above it shows as λ + s² m / λ, which is turned back (Benaych-Georges and
 Nadakuditi 2011, section 3.1; the Gaussian mechanism for covariances: Dwork et al. 2014, "Analyze Gauss").
 
+A clip shortens a row's products and its count alike, so far-off records weigh less and the shape stays.
+
 Not protected against: nothing is said of directions below the noise, nor of how classes overlap.
 
 >>> covariance_length((1, 8, 8), n_classes=10, frequencies=4)
@@ -156,7 +158,3 @@ def _factor(triangle: Floats, noise_stddev: float, size: int) -> Floats:
     shown = values[kept][::-1]
     true = (shown + np.sqrt(shown**2 - edge**2)) / 2.0
     return vectors.T[kept][::-1] * np.sqrt(true)[:, np.newaxis]
-
-
-def _triangle(size: int) -> int:
-    return size * (size + 1) // 2
