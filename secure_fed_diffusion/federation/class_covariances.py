@@ -11,6 +11,9 @@ noise is a symmetric Gaussian matrix whose eigenvalues end at 2 s √m (Wigner),
 off the diagonal; an eigenvalue λ above it shows as λ + s² m / λ, which is turned back (Benaych-Georges and
 Nadakuditi 2011, section 3.1; the Gaussian mechanism for covariances: Dwork et al. 2014, "Analyze Gauss").
 
+Guarantees: unit one example, add/remove, in `client` one client, zero-out; sensitivity `grid.norm_bound` in
+grid units; view and accountant are the plan's.  docs/privacy.md, section 8, names the tests.
+
 A clip shortens a row's products and its count alike, so far-off records weigh less and the shape stays.
 
 Not protected against: nothing is said of directions below the noise, nor of how classes overlap.
