@@ -204,7 +204,7 @@ def _paint_accuracy(axes: Axes, found: Sequence[Line], records: Sequence[Record]
     percent_axis(axes, "x")
     chance = "" if majority is None or majority <= 0.5 else "\ndotted: always the larger class"
     axes.set_title(
-        f"Accuracy on real test images, %\nfilled: TSTR (line: base); hollow: prototypes{chance}",
+        f"Accuracy on real test images, %\nfilled: TSTR (line: base)\nhollow: prototypes{chance}",
         loc="left", fontsize=9, fontweight="bold",
     )  # fmt: skip
 

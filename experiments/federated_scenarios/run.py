@@ -14,8 +14,6 @@ import argparse
 import json
 import math
 import os
-import platform
-import shlex
 import subprocess
 import sys
 import time
@@ -30,6 +28,7 @@ import tomli_w
 from experiments.federated_scenarios import figure, table
 from experiments.federated_scenarios.alone import Job, measure
 from experiments.federated_scenarios.scenario import Scenario
+from experiments.results import into_readme, origin
 from secure_fed_diffusion import config
 from secure_fed_diffusion.sweep import estimate
 from secure_fed_diffusion.sweep.command import find_places
@@ -136,20 +135,12 @@ def _record(place: Place, base: Scenario, past: Sequence[Mapping[str, Any]]) -> 
     return found | about
 
 
-def commit() -> str:
-    """Return the commit that the working tree stands at, marked where it has been edited."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
-
-
 def write_pages(readme: Path | None, name: str, results_json: Path) -> None:
     """Draw the figure beside the results, and put the table into the README where there is one."""
     print(figure.draw(results_json, figure.beside(results_json)))
     if readme is not None:
         results = json.loads(results_json.read_text(encoding="utf-8"))
-        table.into_readme(readme, name, results, results_json)
+        into_readme(readme, name, table.markdown(results, figure.beside(results_json).name))
 
 
 def dry_run(grid: Path, out: Path, options: Sequence[str], jobs: Sequence[Job], at_once: int) -> None:
@@ -202,9 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     records += baselines
     words = sys.argv[1:] if argv is None else argv
     results = {
-        "command": " ".join(["python -m experiments.federated_scenarios.run", *map(shlex.quote, words)]),
-        "commit": commit(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        **origin("experiments.federated_scenarios.run", words),
         "minutes_of_all_cells_one_after_another": round(sum(r["seconds"] for r in records) / 60, 1),
         "base": base.label(base),
         "records": records,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from experiments.federated_scenarios.figure import (
@@ -11,7 +10,6 @@ from experiments.federated_scenarios.figure import (
     TSTR,
     Line,
     Record,
-    beside,
     finding,
     key_of,
     lines,
@@ -63,18 +61,3 @@ def _text(cell: Cell | None, factor: float, unit: str) -> str:
         return "–"
     spread = "" if cell.half_width is None else f" ± {factor * cell.half_width:.1f}"
     return f"{factor * cell.mean:.1f}{unit}{spread}"
-
-
-def into_readme(readme: Path, name: str, results: Mapping[str, Any], results_json: Path) -> None:
-    """Replace the part of the README between `<!-- name -->` and `<!-- end of name -->`.
-
-    Raises:
-        ValueError: the README lost its marks.
-    """
-    text = readme.read_text(encoding="utf-8")
-    first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    if first not in text or last not in text:
-        raise ValueError(f"{readme.name} has no {first} … {last}")
-    head, tail = text.partition(first)[0], text.partition(last)[2]
-    body = markdown(results, beside(results_json).name)
-    readme.write_text(f"{head}{first}\n{body}\n{last}{tail}", encoding="utf-8")

@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from experiments.results import origin
 from secure_fed_diffusion.secagg import population
 
 HERE = Path(__file__).parent
@@ -124,14 +123,6 @@ def records(folder: Path, measured: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def commit() -> str:
-    """Return the commit that the working tree stands at, marked where it has been edited."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
-
-
 def main() -> None:
     """Run, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -147,9 +138,7 @@ def main() -> None:
         many, run(many, HERE / "config.toml", overrides(arguments.clients, arguments.rounds))
     ) + records(large, run(large, HERE / "large.toml", []))
     results = {
-        "command": " ".join(["python -m experiments.federation_scale.run", *map(shlex.quote, sys.argv[1:])]),
-        "commit": commit(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        **origin("experiments.federation_scale.run", sys.argv[1:]),
         "records": found,
     }
     arguments.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

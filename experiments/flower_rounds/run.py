@@ -10,10 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shlex
-import subprocess
 import sys
 import time
 import tomllib
@@ -25,6 +21,7 @@ import numpy as np
 
 from experiments.flower_rounds import figure, parts, table
 from experiments.flower_rounds.deployment import Deployment
+from experiments.results import into_readme, origin
 from secure_fed_diffusion import flower_mod, secagg
 
 HERE = Path(__file__).parent
@@ -119,14 +116,6 @@ def code_digest() -> str:
     return sha256(b"".join(source.read_bytes() for source in sorted(sources))).hexdigest()
 
 
-def commit() -> str:
-    """Return the commit that the working tree stands at, marked where it has been edited."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
-
-
 def main() -> None:
     """Measure what is not there yet, write the results, the figure and the table, print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -142,18 +131,17 @@ def main() -> None:
         started = time.perf_counter()
         records = measure(arguments.out / key, settings)
         results = {
-            "command": " ".join(["python -m experiments.flower_rounds.run", *map(shlex.quote, sys.argv[1:])]),
-            "commit": commit(),
-            "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+            **origin("experiments.flower_rounds.run", sys.argv[1:]),
             "setup_rounds": settings["setup_rounds"],
             "records": records,
         }
         arguments.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(f"measured in {time.perf_counter() - started:.0f} s", flush=True)
+    document = json.loads(arguments.results.read_text(encoding="utf-8"))
     print(figure.draw(arguments.results, arguments.results.with_name("figure.png")))
     if arguments.results == HERE / "results.json":
-        table.write(HERE / "README.md", arguments.results)
-    for line in figure.ratios(json.loads(arguments.results.read_text(encoding="utf-8"))):
+        into_readme(HERE / "README.md", "results", table.markdown(document))
+    for line in figure.ratios(document):
         print(line)
 
 

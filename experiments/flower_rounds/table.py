@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from experiments.flower_rounds import figure
 
-BEGINS, ENDS = "<!-- written by run.py from results.json -->", "<!-- end -->"
 SPREAD_OVER = (10, 15, 20, 50)
 HEAD = (
     "| workload | variant | exchanges | seconds (least–largest) | times plain | training | Flower's start "
@@ -62,11 +59,8 @@ def amortised(document: dict[str, Any]) -> str:
     return f"{rounds} (its {setup:.1f} s were measured, the share is arithmetic): {'; '.join(said)}.\n"
 
 
-def write(page: Path, results: Path) -> None:
-    """Put what `results` holds between the marks of `page`."""
-    text = page.read_text(encoding="utf-8")
-    before, after = text.partition(BEGINS)[0], text.partition(ENDS)[2]
-    document = json.loads(results.read_text(encoding="utf-8"))
+def markdown(document: dict[str, Any]) -> str:
+    """Return the finding, the table, what a set-up costs over more rounds, and the figure."""
     said = figure.finding(document).replace("\n", ".\n")
     parts = [
         f"**Result.** {said}.\n",
@@ -74,5 +68,4 @@ def write(page: Path, results: Path) -> None:
         amortised(document),
         "![Seconds by part](figure.png)\n",
     ]
-    block = "\n".join(parts)
-    page.write_text(f"{before}{BEGINS}\n{block}{ENDS}{after}", encoding="utf-8")
+    return "\n".join(parts)

@@ -13,8 +13,6 @@ import difflib
 import importlib
 import json
 import os
-import platform
-import shlex
 import signal
 import subprocess
 import sys
@@ -25,12 +23,12 @@ from typing import Any
 import numpy as np
 
 from experiments.flower_secagg import digits
+from experiments.results import into_readme, origin
 
 HERE = Path(__file__).parent
 APPS = ("sklearn", "torch")
 LONGEST_SECONDS = 400
 VARIANTS = ("plain", "secagg_plus", "secure")
-BEGINS, ENDS = "<!-- written by run.py from results.json -->", "<!-- end -->"
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -125,8 +123,8 @@ def compare(app: str, folder: Path) -> list[dict[str, Any]]:
     return records
 
 
-def write_table(page: Path, records: list[dict[str, Any]]) -> None:
-    """Put the results between the marks of `page`."""
+def table(records: list[dict[str, Any]]) -> str:
+    """Return a row for each app and variant."""
     rows = [
         "| app | variant | lines changed | difference after round 1 | allowed | after round 3 | accuracy |",
         "|---|---|---|---|---|---|---|",
@@ -135,9 +133,7 @@ def write_table(page: Path, records: list[dict[str, Any]]) -> None:
         gaps = [r["difference_after_one_round"], r["allowed_difference"], r["difference_at_the_end"]]
         cells = [r["app"], r["variant"], str(r["changed_lines"]), *(f"{gap:.1e}" for gap in gaps)]
         rows.append(f"| {' | '.join([*cells, format(r['accuracy'], '.1%')])} |")
-    text = page.read_text(encoding="utf-8")
-    before, after = text.partition(BEGINS)[0], text.partition(ENDS)[2]
-    page.write_text("\n".join([before + BEGINS, *rows, ENDS + after]), encoding="utf-8")
+    return "\n".join(rows)
 
 
 def main() -> None:
@@ -154,18 +150,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for app in (arguments.app,) if arguments.app else APPS:
             records += compare(app, Path(folder) / app)
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
-    )
     results = {
-        "command": " ".join(["python -m experiments.flower_secagg.run", *map(shlex.quote, sys.argv[1:])]),
-        "commit": commit.stdout.strip() or "unknown",
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        **origin("experiments.flower_secagg.run", sys.argv[1:]),
         "records": records,
     }
     arguments.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if arguments.results == HERE / "results.json" and not arguments.app:
-        write_table(HERE / "README.md", records)
+        into_readme(HERE / "README.md", "results", table(records))
     for record in records:
         print(record)
 

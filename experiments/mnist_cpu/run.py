@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shlex
 import statistics
 import subprocess
 import sys
@@ -22,6 +19,7 @@ from typing import Any
 
 from scipy import stats
 
+from experiments.results import into_readme, origin
 from secure_fed_diffusion.sweep.command import find_places
 from secure_fed_diffusion.sweep.process import attempts
 from secure_fed_diffusion.sweep.table import rows_of
@@ -88,26 +86,15 @@ def _mean(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f} ± {half:.1f}"
 
 
-def write_readme(page: Path) -> None:
-    """Put the tables of all results that are there between the marks of the README."""
-    begins, ends = "<!-- written by run.py from results.json -->", "<!-- end -->"
-    text = page.read_text(encoding="utf-8")
-    before, after = text.partition(begins)[0], text.partition(ends)[2]
+def tables() -> str:
+    """Return the tables of all results that are there, each with what made it."""
     parts = []
     for name in GRIDS.values():
         if (HERE / name).exists():
             whole = json.loads((HERE / name).read_text(encoding="utf-8"))
             facts = f"`{whole['command']}` at commit {whole['commit']}, {whole['machine']}:"
             parts.append(f"{facts}\n\n{table(whole['records'])}\n")
-    page.write_text(f"{before}{begins}\n{chr(10).join(parts)}{ends}{after}", encoding="utf-8")
-
-
-def commit() -> str:
-    """Return the commit that the working tree stands at, marked where it has been edited."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
+    return "\n".join(parts)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -129,15 +116,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             sweep(grid, out, arguments.overrides)
         words = sys.argv[1:] if argv is None else argv
         whole = {
-            "command": " ".join(["python -m experiments.mnist_cpu.run", *map(shlex.quote, words)]),
-            "commit": commit(),
-            "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+            **origin("experiments.mnist_cpu.run", words),
             "records": records(grid, out, arguments.overrides),
         }
         results.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
         print(results)
     if results.parent == HERE:
-        write_readme(HERE / "README.md")
+        into_readme(HERE / "README.md", "results", tables())
 
 
 if __name__ == "__main__":

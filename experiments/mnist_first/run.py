@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shlex
 import subprocess
 import sys
 import time
@@ -23,6 +20,7 @@ from typing import Any
 
 import torch
 
+from experiments.results import command_line, commit, machine
 from secure_fed_diffusion import config
 from secure_fed_diffusion.federation.settings import MODES
 from secure_fed_diffusion.reporting.tradeoff import plot_results
@@ -92,18 +90,9 @@ def record(summary: dict[str, Any], repetition: int) -> dict[str, Any]:
     }
 
 
-def machine() -> str:
-    """Say what computed the figures."""
-    device = "a GPU" if torch.cuda.is_available() else "no GPU"
-    return f"{os.cpu_count()} cores, {device}, {platform.machine()}, Python {platform.python_version()}"
-
-
-def commit() -> str:
-    """Return the commit that the working tree stands at, marked where it has been edited."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
+def device() -> str:
+    """Say whether torch has a GPU to compute on."""
+    return "a GPU" if torch.cuda.is_available() else "no GPU"
 
 
 def main() -> None:
@@ -120,9 +109,9 @@ def main() -> None:
     minutes = (time.perf_counter() - started) / 60
     computed = sum(summary["seconds"] for summary in summaries.values()) / 60
     results = {
-        "command": " ".join(["python -m experiments.mnist_first.run", *map(shlex.quote, sys.argv[1:])]),
+        "command": command_line("experiments.mnist_first.run", sys.argv[1:]),
         "commit": ", ".join(sorted({summary["commit"] for summary in summaries.values()})),
-        "machine": machine(),
+        "machine": machine(device()),
         "minutes_of_this_call": round(minutes, 1),
         "minutes_of_all_modes_one_after_another": round(computed, 1),
         "records": [record(summaries[mode], 0) for mode in MODES],

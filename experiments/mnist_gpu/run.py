@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.mnist_first.run import commit, machine, read, record
+from experiments.mnist_first.run import device, read, record
+from experiments.results import command_line, commit, machine
 from secure_fed_diffusion import config
 
 HERE = Path(__file__).parent
@@ -97,9 +97,9 @@ def write(results: Path, new: dict[str, Any]) -> None:
     before = json.loads(results.read_text(encoding="utf-8"))["records"] if results.exists() else []
     by_case = {each["case"]: each for each in [*before, new]}
     whole = {
-        "command": " ".join(["python -m experiments.mnist_gpu.run", *map(shlex.quote, sys.argv[1:])]),
+        "command": command_line("experiments.mnist_gpu.run", sys.argv[1:]),
         "commit": new["commit"],
-        "machine": machine(),
+        "machine": machine(device()),
         "state": "run: " + ", ".join(case for case in CASES if case in by_case),
         "records": [by_case[case] for case in CASES if case in by_case],
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from secure_fed_diffusion.reporting.plotting import LIGHT, STYLE
 
 Record = dict[str, Any]
 TITLES = {"digits": "scikit-learn digits", "mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
+LETTER_INCHES = 0.08  # of the title, more than its mean letter takes
 METHODS = {"fedavg": ("FedAvg", "blue", "o"), "fedprox": ("FedProx", "vermillion", "s")}
 
 
@@ -38,25 +40,37 @@ def gains(records: list[Record], key: str = "accuracy_prototypes") -> dict[tuple
     return found
 
 
+def verdict(values: list[float]) -> str:
+    """Return what the interval of these gains says of "at least one point": holds, loses, fails or open.
+
+    It holds where the interval lies above one point, loses where it lies below zero, fails where it lies
+    below one point but not below zero, and is open otherwise, as from a single value.
+    """
+    mean, half = interval(values)
+    if len(values) < 2 or mean - half < 1.0 <= mean + half:
+        return "open"
+    if mean - half >= 1.0:
+        return "holds"
+    return "loses" if mean + half < 0.0 else "fails"
+
+
 def finding(records: list[Record]) -> str:
     """State in a line where the gain of at least one point holds, counted over the cells."""
-    by_cell = {place: interval(values) for place, values in gains(records).items()}
-    above = [place for place, (mean, half) in by_cell.items() if mean - half >= 1.0]
-    below = [place for place, (mean, half) in by_cell.items() if mean + half < 0.0]
+    verdicts = [verdict(values) for values in gains(records).values()]
     return (
-        f"Nearest prototype beats the head by a point or more in {len(above)} of {len(by_cell)} settings "
-        f"and loses in {len(below)} (95 % intervals)"
+        f"Nearest prototype beats the head by a point or more in {verdicts.count('holds')} of "
+        f"{len(verdicts)} settings and loses in {verdicts.count('loses')} (95 % intervals)"
     )
 
 
-def draw(results_json: Path, out: Path) -> Path:
-    """Write the figure: one panel a data set, gain in points by heterogeneity and method."""
-    records: list[Record] = json.loads(results_json.read_text(encoding="utf-8"))["records"]
+def compose(records: list[Record]) -> Figure:
+    """Return the figure: one panel a data set, gain in points by heterogeneity and method."""
     sets = [name for name in TITLES if any(record["data"] == name for record in records)]
     skews = list(dict.fromkeys(record["heterogeneity"] for record in records))
     by_cell = gains(records)
+    width = 3.2 * len(sets) + 1.6
     with mpl.rc_context(STYLE):
-        canvas = Figure(figsize=(3.2 * len(sets) + 1.6, 3.6), layout="constrained")
+        canvas = Figure(figsize=(width, 3.8), layout="constrained")
         panels = canvas.subplots(1, len(sets), sharey=True, squeeze=False)[0]
         for axes, name in zip(panels, sets, strict=True):
             axes.axvline(0.0, color=LIGHT["muted"], linewidth=1)
@@ -79,6 +93,13 @@ def draw(results_json: Path, out: Path) -> Path:
             axes.set_yticks(range(len(skews)), skews)
         panels[0].invert_yaxis()
         panels[-1].legend(frameon=False, fontsize=9)
-        canvas.suptitle(finding(records), fontsize=10.5)
-        canvas.savefig(out, dpi=160)
+        title = textwrap.fill(finding(records), int(width / LETTER_INCHES))
+        canvas.suptitle(title, fontsize=10.5)
+    return canvas
+
+
+def draw(results_json: Path, out: Path) -> Path:
+    """Write the figure of these results."""
+    records: list[Record] = json.loads(results_json.read_text(encoding="utf-8"))["records"]
+    compose(records).savefig(out, dpi=160)
     return out

@@ -1,10 +1,11 @@
-"""Train, aggregate prototypes, compare the rules of inference; write `results.json` and the figure.
+"""Train, aggregate prototypes, compare the rules of inference; write `results.json`, figure and table.
 
     SFD_DATA_DIR=/path/to/data python -m experiments.prototype_inference.run [--set mnist] [--draw]
         [--synthetic mnist=runs/some-run]
 
 `--synthetic` adds prototypes of images drawn from a run's released model.  Every cell (data set, skew,
 method, seed) is one file under `--out` and is not computed again; cells run two at a time, one thread each.
+`results.json` keeps the records of the data sets that a call leaves out.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ import argparse
 import json
 import math
 import os
-import platform
-import shlex
-import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -28,8 +27,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.prototype_inference import figure, masked
+from experiments.prototype_inference import figure, masked, table
 from experiments.prototype_inference.federated import Recipe, embeddings, head_predictions, train
+from experiments.results import into_readme, origin
 from secure_fed_diffusion.data.datasets import Dataset, ImageSet, load
 from secure_fed_diffusion.data.partition import partition
 from secure_fed_diffusion.data.settings import DataSettings
@@ -183,23 +183,28 @@ def measured(cell: Cell, out: Path) -> dict[str, Any]:
     return dict(record)
 
 
-def commit() -> str:
-    """Return the commit that the working tree stands at, marked where it has been edited."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
+def merged(
+    before: Mapping[str, Any], made: Mapping[str, str], records: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the results with these records, and what made them, in place of those of the same data sets."""
+    new = list(dict.fromkeys(record["data"] for record in records))
+    kept = [record for record in before.get("records", ()) if record["data"] not in new]
+    return {
+        **made,  # of the latest call; each data set's own stands beside it
+        "sets": {**before.get("sets", {}), **{name: dict(made) for name in new}},
+        "records": [*kept, *records],
+    }
 
 
 def main() -> None:
-    """Compute what is not there yet, write the results, draw the figure."""
+    """Compute what is not there yet, write the results, draw the figure, put the table into the README."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--config", type=Path, default=HERE / "grid.toml")
     parser.add_argument("--out", type=Path, default=Path("runs/prototype_inference"))
     parser.add_argument("--results", type=Path, default=HERE / "results.json")
     parser.add_argument("--set", action="append", dest="sets", help="one of the data sets (default: all)")
     parser.add_argument("--synthetic", action="append", default=[], metavar="SET=RUN")
-    parser.add_argument("--draw", action="store_true", help="draw the figure from the results alone")
+    parser.add_argument("--draw", action="store_true", help="figure and README from the results alone")
     arguments = parser.parse_args()
     if not arguments.draw:
         settings = tomllib.loads(arguments.config.read_text(encoding="utf-8"))
@@ -219,11 +224,16 @@ def main() -> None:
                     f"({minutes:.1f} min)",
                     flush=True,
                 )
-        command = " ".join(["python -m experiments.prototype_inference.run", *map(shlex.quote, sys.argv[1:])])
-        machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-        results = {"command": command, "commit": commit(), "machine": machine, "records": records}
-        arguments.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        found = merged(
+            json.loads(arguments.results.read_text(encoding="utf-8")) if arguments.results.exists() else {},
+            origin("experiments.prototype_inference.run", sys.argv[1:]),
+            records,
+        )
+        arguments.results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(figure.draw(arguments.results, arguments.results.with_name("figure.png")))
+    if arguments.results == HERE / "results.json":
+        found = json.loads(arguments.results.read_text(encoding="utf-8"))
+        into_readme(HERE / "README.md", "results", table.markdown(found))
 
 
 if __name__ == "__main__":

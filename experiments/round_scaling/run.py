@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shlex
 import statistics
 import sys
 import tempfile
@@ -24,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.federation_scale.run import commit
+from experiments.results import origin
 from secure_fed_diffusion import config
 from secure_fed_diffusion.engines.in_process import InProcessEngine
 from secure_fed_diffusion.federation.prepare import prepare
@@ -146,9 +143,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             many = measure([arguments.many], 2, changes, Path(scratch))
     results = {
-        "command": " ".join(["python -m experiments.round_scaling.run", *map(shlex.quote, sys.argv[1:])]),
-        "commit": commit(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        **origin("experiments.round_scaling.run", sys.argv[1:]),
         "ratios": ratios(found),
         "records": found + many,
     }

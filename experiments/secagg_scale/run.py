@@ -11,10 +11,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import os
-import platform
-import shlex
-import subprocess
 import sys
 import time
 import tomllib
@@ -23,6 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from experiments.results import origin
 from experiments.secagg_scale import figure, memory
 from secure_fed_diffusion import secagg
 from secure_fed_diffusion.benchmarks import secagg_round
@@ -92,14 +89,6 @@ def code_digest() -> str:
     return sha256(b"".join(source.read_bytes() for source in sorted(sources))).hexdigest()
 
 
-def commit() -> str:
-    """Return the commit that the working tree stands at, marked where it has been edited."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
-
-
 def main() -> None:
     """Measure what is not there yet, write the results, draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -119,9 +108,7 @@ def main() -> None:
                 records += measured(path, key, functools.partial(growth_record, growth, n))
         path, key = arguments.out / "memory.json", {"code": code, **large}
         records += measured(path, key, functools.partial(memory.measure, large))
-        command = " ".join(["python -m experiments.secagg_scale.run", *map(shlex.quote, sys.argv[1:])])
-        machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-        results = {"command": command, "commit": commit(), "machine": machine, "records": records}
+        results = {**origin("experiments.secagg_scale.run", sys.argv[1:]), "records": records}
         arguments.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(figure.draw(arguments.results, arguments.results.with_name("figure.png")))
 

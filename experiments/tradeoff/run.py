@@ -13,8 +13,6 @@ import argparse
 import json
 import math
 import os
-import platform
-import shlex
 import subprocess
 import sys
 import time
@@ -24,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from experiments.results import into_readme, origin
 from experiments.tradeoff import figure, table
 from experiments.tradeoff.baselines.measure import METHODS, Job, measure
 from secure_fed_diffusion import config
@@ -89,14 +88,6 @@ def records_of(grid: Path, out: Path, overrides: Sequence[str], *, full: bool) -
     ]
 
 
-def commit() -> str:
-    """Return the commit that the working tree stands at, marked where it has been edited."""
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Compute what is not there yet and write everything; 1 if a cell failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -127,11 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         jobs_of(recipes, read.base, read.settings, full=arguments.full), out / "baselines", arguments.jobs
     )
     records = records_of(grid, out / "sweep", arguments.overrides, full=arguments.full) + simple
-    words = ["python -m experiments.tradeoff.run", *map(shlex.quote, sys.argv[1:] if argv is None else argv)]
     results = {
-        "command": " ".join(words),
-        "commit": commit(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        **origin("experiments.tradeoff.run", sys.argv[1:] if argv is None else argv),
         "minutes_of_this_call": round((time.perf_counter() - began) / 60, 1),
         "minutes_of_all_cells_one_after_another": round(sum(r["seconds"] for r in records) / 60, 1),
         "records": records,
@@ -139,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results_json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     picture = figure.draw(results_json, results_json.with_name(f"{stem}figure.png"))
     if results_json.parent == HERE:
-        table.into_readme(HERE / "README.md", "quick" if arguments.quick else "results", results)
+        into_readme(HERE / "README.md", "quick" if arguments.quick else "results", table.markdown(results))
     print(f"{results_json} and {picture}")
     return 0 if whole else 1
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.results import into_readme
 from experiments.tradeoff.figure import (
     MODES,
     SIMPLE,
@@ -84,20 +85,6 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def into_readme(readme: Path, name: str, results: Mapping[str, Any]) -> None:
-    """Replace the part of the README between `<!-- name -->` and `<!-- end of name -->`.
-
-    Raises:
-        ValueError: the README lost its marks.
-    """
-    text = readme.read_text(encoding="utf-8")
-    first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    if first not in text or last not in text:
-        raise ValueError(f"{readme.name} has no {first} … {last}")
-    head, tail = text.partition(first)[0], text.partition(last)[2]
-    readme.write_text(f"{head}{first}\n{markdown(results)}\n{last}{tail}", encoding="utf-8")
-
-
 def _cell(records: Sequence[Record], curve: Curve, epsilon: float | None) -> Cell | None:
     return summarise(records, curve.mode, epsilon, curve.key)
 
@@ -112,4 +99,5 @@ def _share(cell: Cell | None) -> str:
 if __name__ == "__main__":
     for mark, name in (("results", "results.json"), ("quick", "quick_results.json")):
         if (HERE / name).exists():
-            into_readme(HERE / "README.md", mark, json.loads((HERE / name).read_text(encoding="utf-8")))
+            results = json.loads((HERE / name).read_text(encoding="utf-8"))
+            into_readme(HERE / "README.md", mark, markdown(results))

@@ -13,6 +13,7 @@ import torch
 
 from experiments.federated_scenarios import alone, figure, run, table
 from experiments.federated_scenarios.scenario import Scenario
+from experiments.results import into_readme
 from secure_fed_diffusion import config
 from secure_fed_diffusion.data.datasets import load
 from secure_fed_diffusion.federation.rehearsal import deal
@@ -207,7 +208,7 @@ def test_figure_and_table_are_made_from_the_results_alone(tmp_path: Path) -> Non
     assert png.read_bytes().startswith(b"\x89PNG")
     readme = tmp_path / "README.md"
     readme.write_text("head\n<!-- mnist -->\nstale\n<!-- end of mnist -->\ntail\n")
-    table.into_readme(readme, "mnist", results, path)
+    into_readme(readme, "mnist", table.markdown(results, png.name))
     text = readme.read_text()
     assert text.startswith("head\n")
     assert text.endswith("tail\n")
@@ -215,8 +216,17 @@ def test_figure_and_table_are_made_from_the_results_alone(tmp_path: Path) -> Non
     assert "| skew | β = 0.1 | 1 | 50.0 % | 55.0 % | 20.0 | 3 | 2.0 |" in text
     assert "60.0 % ± 2.5" in text
     assert "(mnist_figure.png)" in text
-    with pytest.raises(ValueError, match="fashion"):
-        table.into_readme(readme, "fashion", results, path)
+
+
+def test_the_page_of_a_data_set_is_its_figure_and_its_part_of_the_readme(tmp_path: Path) -> None:
+    results = {"command": "c", "commit": "d", "machine": "m", "records": records()}
+    results["minutes_of_all_cells_one_after_another"] = 3.0
+    path, readme = tmp_path / "mnist_results.json", tmp_path / "README.md"
+    path.write_text(json.dumps(results))
+    readme.write_text("<!-- mnist -->\nstale\n<!-- end of mnist -->\n")
+    run.write_pages(readme, "mnist", path)
+    assert "stale" not in readme.read_text()
+    assert "](mnist_figure.png)\n<!-- end of mnist -->" in readme.read_text()
 
 
 @pytest.mark.slow

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from experiments.flower_rounds import figure, parts
+from experiments.flower_rounds import figure, parts, table
+from experiments.results import into_readme
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "flower_rounds" / "results.json"
@@ -76,6 +77,15 @@ def test_the_figure_is_drawn_from_the_committed_results_alone(tmp_path: Path) ->
     assert figure.draw(RESULTS, tmp_path / "figure.png").stat().st_size > 10_000
     document = json.loads(RESULTS.read_text(encoding="utf-8"))
     assert {record["errors"] for record in document["records"]} == {0}
+
+
+@pytest.mark.skipif(not RESULTS.exists(), reason="no committed results")
+def test_the_readme_holds_the_table_of_the_committed_results(tmp_path: Path) -> None:
+    document = json.loads(RESULTS.read_text(encoding="utf-8"))
+    text, copy = RESULTS.with_name("README.md").read_text(encoding="utf-8"), tmp_path / "README.md"
+    copy.write_text(text, encoding="utf-8")
+    into_readme(copy, "results", table.markdown(document))
+    assert copy.read_text(encoding="utf-8") == text
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.flower_secagg import run
+from experiments.results import into_readme
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "flower_secagg" / "results.json"
@@ -31,6 +32,15 @@ def test_in_the_committed_results_ours_is_plain_fedavg_to_the_fixed_points_step(
     for record in records:
         if record["variant"] == "secure":
             assert 0 < record["difference_after_one_round"] <= record["allowed_difference"]
+
+
+@pytest.mark.skipif(not RESULTS.exists(), reason="no committed results")
+def test_the_readme_holds_the_table_of_the_committed_results(tmp_path: Path) -> None:
+    records = json.loads(RESULTS.read_text(encoding="utf-8"))["records"]
+    text, copy = (run.HERE / "README.md").read_text(encoding="utf-8"), tmp_path / "README.md"
+    copy.write_text(text, encoding="utf-8")
+    into_readme(copy, "results", run.table(records))
+    assert copy.read_text(encoding="utf-8") == text
 
 
 @pytest.mark.slow

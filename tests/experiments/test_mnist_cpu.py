@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.mnist_cpu import run as experiment
+from experiments.results import into_readme
 from secure_fed_diffusion.data.facts import facts
 from secure_fed_diffusion.federation.prepare import plan_for
 from secure_fed_diffusion.federation.workbench import Workbench
@@ -69,6 +70,13 @@ def test_the_table_has_means_with_the_interval_of_the_seeds() -> None:
     )
     assert "| mnist | distributed | 10 | 2 | 91.0 ± 12.7 | 50.0 ± 0.0 | 20.0 ± 0.0 | 2 |" in text
     assert "| mnist | local | 10 | 1 | 40.0 | 50.0 | 20.0 | 2 |" in text
+
+
+def test_the_readme_holds_the_tables_of_the_committed_results(tmp_path: Path) -> None:
+    text, copy = (experiment.HERE / "README.md").read_text(encoding="utf-8"), tmp_path / "README.md"
+    copy.write_text(text, encoding="utf-8")
+    into_readme(copy, "results", experiment.tables())
+    assert copy.read_text(encoding="utf-8") == text
 
 
 @pytest.mark.slow
