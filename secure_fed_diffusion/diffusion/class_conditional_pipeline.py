@@ -9,6 +9,10 @@ The scheduler that lies beside the network says how to step: DDIM, DPM-Solver++ 
 EDM's schedule, which `generate` walks by their algorithm 2.  Their churn is not left to diffusers' own Euler
 scheduler: that one moves the image to a higher noise level AFTER the network has seen it, so the fresh noise
 is never denoised at that step, and what comes out is too noisy.
+
+A truncated process (Zheng et al. 2023, "Truncated diffusion probabilistic models") is not walked from pure
+noise: it starts at its last trained step, from images of a simpler model with that step's noise added.  The
+simpler model is one Gaussian a class, `ClassGaussians`, which lies beside the network as `start.safetensors`.
 """
 
 from __future__ import annotations
@@ -16,6 +20,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -27,9 +34,44 @@ from diffusers import (
     UNet2DModel,
 )
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from torch.nn.functional import pixel_shuffle
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+START = "start.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassGaussians:
+    """One Gaussian a class: `means` (classes, c, h, w) of pixels in [0, 1], `factors` (classes, r, c h w).
+
+    The covariance of a class is FᵀF; r = 0: the mean itself.
+    """
+
+    means: torch.Tensor
+    factors: torch.Tensor
+
+    def draw(self, labels: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Draw an image for each of `labels` (n,), on the CPU: (n, c, h, w), cut off at 0 and 1."""
+        chosen = self.means[labels]
+        rank, pixels = self.factors.shape[1:]
+        if not rank:
+            return chosen
+        coefficients = torch.randn((len(labels), rank), generator=generator)
+        away = torch.empty((len(labels), pixels))
+        for label in labels.unique().tolist():  # class by class: a factor for each image would be large
+            own = labels == label
+            away[own] = coefficients[own] @ self.factors[label]
+        return (chosen + away.view_as(chosen)).clamp(0.0, 1.0)
+
+    def save(self, path: Path) -> None:
+        """Write both to `path`."""
+        save_file({"means": self.means.contiguous(), "factors": self.factors.contiguous()}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> ClassGaussians:
+        """Read what `save` wrote."""
+        return cls(**load_file(path))
 
 
 def generate(
@@ -47,9 +89,13 @@ def generate(
     churn_min: float = 0.0,
     churn_max: float = math.inf,
     churn_noise: float = 1.0,
+    start: ClassGaussians | None = None,
+    trained: int | None = None,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """Run the reverse process: labels (n,) -> images (n, c, h, w) in [0, 1].
+
+    With `start`, the scheduler's steps from the first below `trained` on alone, from images of its Gaussians.
 
     The network works on images whose squares of `patch` x `patch` pixels are folded into channels.
     All noise is drawn on the CPU: a generator gives the same on every device.
@@ -74,11 +120,17 @@ def generate(
         return torch.randn(shape, generator=generator).to(device, dtype)
 
     scheduler.set_timesteps(steps)
-    x = noise() * float(scheduler.init_noise_sigma)
+    if start is None:
+        x = noise() * float(scheduler.init_noise_sigma)
+        timesteps = scheduler.timesteps
+    else:
+        images = pixel_unshuffle(start.draw(labels.cpu(), generator) * 2 - 1, patch).to(device, dtype)
+        timesteps = scheduler.timesteps[scheduler.timesteps < trained]
+        x = scheduler.add_noise(images, noise(), timesteps[:1])
     if isinstance(scheduler, EDMEulerScheduler):
         x = _edm(scheduler, output, noise, x, order, churn, churn_min, churn_max, churn_noise)
     else:
-        for t in scheduler.timesteps:
+        for t in timesteps:
             prediction = output(scheduler.scale_model_input(x, t), t.to(device))
             if isinstance(scheduler, DDIMScheduler):
                 form = {"eta": eta, "variance_noise": noise() if eta > 0 else None}
@@ -145,8 +197,10 @@ class ClassConditionalPipeline(DiffusionPipeline):
         churn_min: float = 0.0,
         churn_max: float | None = None,
         churn_noise: float = 1.0,
+        trained: int | None = None,
     ) -> None:
         super().__init__()
+        self._start: ClassGaussians | None = None
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(
             patch=patch,
@@ -160,7 +214,26 @@ class ClassConditionalPipeline(DiffusionPipeline):
             churn_min=churn_min,
             churn_max=churn_max,
             churn_noise=churn_noise,
+            trained=trained,
         )
+
+    @property
+    def start(self) -> ClassGaussians | None:
+        """What sampling starts from, read from the folder when first asked for; None: pure noise."""
+        if self._start is None and self.config.trained is not None:
+            self._start = ClassGaussians.load(Path(self.config._name_or_path) / START)
+        return self._start
+
+    @start.setter
+    def start(self, start: ClassGaussians | None) -> None:
+        self._start = start
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Write the folder, and what sampling starts from."""
+        start = self.start
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if start is not None:
+            start.save(Path(save_directory) / START)
 
     @torch.inference_mode()
     def __call__(
@@ -196,6 +269,8 @@ class ClassConditionalPipeline(DiffusionPipeline):
                 churn_min=config.churn_min,
                 churn_max=math.inf if config.churn_max is None else config.churn_max,
                 churn_noise=config.churn_noise,
+                start=self.start,
+                trained=config.trained,
                 generator=generator,
             ).cpu()
             for part in labels.split(config.batch)

@@ -90,9 +90,9 @@ def draw(
     for row, key in enumerate(keys):
         generator.manual_seed(draw_seed(key))
         if settings.stratified:
-            timesteps[row] = stratified_steps(settings.timesteps, k, generator)
+            timesteps[row] = stratified_steps(settings.trained_timesteps, k, generator)
         else:
-            timesteps[row] = torch.randint(settings.timesteps, (k,), generator=generator)
+            timesteps[row] = torch.randint(settings.trained_timesteps, (k,), generator=generator)
         noise[row] = torch.randn((k, *image_shape), generator=generator)
         timesteps[row] = hide_labels(settings, timesteps[row], generator)
     return Draws(timesteps, noise)

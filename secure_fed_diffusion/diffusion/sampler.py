@@ -34,9 +34,14 @@ from diffusers import (
     UNet2DModel,
 )
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from safetensors import SafetensorError
 
 from secure_fed_diffusion.diffusion import class_conditional_pipeline
-from secure_fed_diffusion.diffusion.class_conditional_pipeline import ClassConditionalPipeline
+from secure_fed_diffusion.diffusion.class_conditional_pipeline import (
+    START,
+    ClassConditionalPipeline,
+    ClassGaussians,
+)
 from secure_fed_diffusion.diffusion.objective import scheduler_config
 from secure_fed_diffusion.diffusion.settings import (
     PREDICTIONS,
@@ -45,7 +50,7 @@ from secure_fed_diffusion.diffusion.settings import (
     SamplerSettings,
     require_sampler,
 )
-from secure_fed_diffusion.errors import RunError
+from secure_fed_diffusion.errors import ConfigError, RunError
 
 SCHEDULERS: tuple[type[SchedulerMixin], ...] = (
     DDIMScheduler,
@@ -106,10 +111,12 @@ def sample(
     settings: SamplerSettings,
     patch: int,
     seed: int,
+    start: ClassGaussians | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Draw one image for each label: labels (n,), n > 0 -> (n, c, h, w) uint8.
 
-    The same seed gives the same starting noise on every device (it is drawn on the CPU).
+    The same seed gives the same starting noise on every device (it is drawn on the CPU).  A truncated process
+    needs the Gaussians that it starts from; of a whole one `start` is not read.
 
     Raises:
         ConfigError: these settings cannot draw from that process.
@@ -119,6 +126,8 @@ def sample(
     unet.eval()
     generator = torch.Generator().manual_seed(seed)
     form = form_of(settings) | {"steps": settings.steps, "patch": patch}
+    if diffusion.truncation < 1:
+        form |= {"start": _required(start), "trained": diffusion.trained_timesteps}
     if diffusion.label_dropout:
         form["null_class"] = unet.config.num_class_embeds - 1
     parts = [
@@ -144,8 +153,13 @@ def save_pipeline(
     directory: Path,
     *,
     sampler: SamplerSettings | None = None,
+    start: ClassGaussians | None = None,
 ) -> None:
-    """Write `directory` so that diffusers alone can load it and sample from it as `sampler` says."""
+    """Write `directory` so that diffusers alone can load it and sample from it as `sampler` says.
+
+    Raises:
+        ConfigError: a truncated process without `start`, the Gaussians that it starts from.
+    """
     sampler = usual_sampler(diffusion) if sampler is None else sampler
     directory.mkdir(parents=True, exist_ok=True)
     form = form_of(sampler)
@@ -158,8 +172,11 @@ def save_pipeline(
         n_classes=unet.config.num_class_embeds - (diffusion.label_dropout > 0),
         steps=sampler.steps,
         batch=sampler.batch,
+        trained=diffusion.trained_timesteps if diffusion.truncation < 1 else None,
         **form,
     )
+    if diffusion.truncation < 1:
+        pipeline.start = _required(start)
     pipeline.save_pretrained(directory)
     shutil.copyfile(class_conditional_pipeline.__file__, directory / "pipeline.py")
 
@@ -179,10 +196,18 @@ def load_pipeline(directory: Path) -> ClassConditionalPipeline:
         scheduler = kind.from_pretrained(directory, subfolder="scheduler")
         form = {name: value for name, value in index.items() if name in _PIPELINE_FIELDS}
         pipeline = ClassConditionalPipeline(unet, scheduler, **(form | {"patch": index["patch"]}))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if pipeline.config.trained is not None:
+            pipeline.start = ClassGaussians.load(directory / START)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(f"the model in {directory} cannot be read: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _required(start: ClassGaussians | None) -> ClassGaussians:
+    if start is None:
+        raise ConfigError("expected class Gaussians to start from, got none", key="diffusion.truncation")
+    return start
 
 
 _PIPELINE_FIELDS = frozenset(inspect.signature(ClassConditionalPipeline).parameters) - {"unet", "scheduler"}

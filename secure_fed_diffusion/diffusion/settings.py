@@ -107,6 +107,11 @@ class DiffusionSettings:
     `label_dropout` (each draw hides the record's label with this probability; one more class embedding)
     shape the draws of ONE record, which its own key decides.  The K losses are averaged before the clip: one
     record still adds one clipped vector, and neither sensitivity nor accounting knows any of these keys.
+
+    `truncation` is the share of the steps, the least noisy ones, that are trained and sampled: the network
+    spends no capacity, and its gradients no budget, on noise levels at which a Gaussian for each class is as
+    good.  Sampling then starts from images drawn from the released class Gaussians, so it needs class means
+    (`warmup.draws`) and had better have their covariances.
     """
 
     prediction: str = "v"
@@ -114,6 +119,7 @@ class DiffusionSettings:
     timesteps: int = 1000
     noise_multiplicity: int = 1  # K draws of (t, eps) a record and step
     stratified: bool = False
+    truncation: float = 1.0
     label_dropout: float = 0.0
     sigma_data: float = 0.5
     p_mean: float = -1.2
@@ -136,10 +142,22 @@ class DiffusionSettings:
             raise ConfigError(
                 f"expected >= 1, got {self.noise_multiplicity}", key="diffusion.noise_multiplicity"
             )
+        _require(0.0 < self.truncation <= 1.0, "diffusion.truncation", "0 < share <= 1", self.truncation)
+        _require(
+            self.truncation == 1.0 or self.prediction != "edm",
+            "diffusion.truncation",
+            "1 with diffusion.prediction='edm'",
+            self.truncation,
+        )
         _require(0.0 <= self.label_dropout < 1.0, "diffusion.label_dropout", "0 <= p < 1", self.label_dropout)
         _require(0.0 < self.sigma_data <= 100.0, "diffusion.sigma_data", "0 < s <= 100", self.sigma_data)
         _require(-10.0 <= self.p_mean <= 10.0, "diffusion.p_mean", "-10 <= mean <= 10", self.p_mean)
         _require(0.0 < self.p_std <= 5.0, "diffusion.p_std", "0 < std <= 5", self.p_std)
+
+    @property
+    def trained_timesteps(self) -> int:
+        """How many of the steps are trained and sampled: 0 to this, less one."""
+        return max(1, round(self.truncation * self.timesteps))
 
     def class_rows(self, n_classes: int) -> int:
         """Return how many class embeddings the network has: one more, the last, where labels are dropped."""
@@ -234,6 +252,13 @@ def require_sampler(diffusion: DiffusionSettings, sampler: SamplerSettings) -> N
             f"expected sampler.steps={sampler.steps} <= diffusion.timesteps={diffusion.timesteps}",
             key="sampler.steps",
         )
+    _require(
+        diffusion.timesteps / sampler.steps <= diffusion.trained_timesteps,
+        "sampler.steps",
+        f">= {math.ceil(diffusion.timesteps / diffusion.trained_timesteps)} with "
+        f"diffusion.truncation={diffusion.truncation:g}, or none of them is a trained one",
+        sampler.steps,
+    )
     _require(
         sampler.guidance == 0.0 or diffusion.label_dropout > 0.0,
         "sampler.guidance",

@@ -51,7 +51,12 @@ _BATCH = 250
 def loss_timesteps(settings: DiffusionSettings) -> tuple[int, ...]:
     """Return the timesteps of the loss threshold attack, without repetition."""
     shares = np.linspace(*LOSS_RANGE, LOSS_TIMESTEPS)
-    return tuple(sorted({round(share * settings.timesteps) for share in shares}))
+    return tuple(sorted({_trained(share, settings) for share in shares}))
+
+
+def _trained(share: float, settings: DiffusionSettings) -> int:
+    """Return the step at that share of the whole schedule, or the last that is trained."""
+    return min(round(share * settings.timesteps), settings.trained_timesteps - 1)
 
 
 def loss_scores(model: nn.Module, objective: Objective, records: ImageSet, *, patch: int) -> Scores:
@@ -72,7 +77,7 @@ def loss_scores(model: nn.Module, objective: Objective, records: ImageSet, *, pa
 def sima_scores(model: nn.Module, objective: Objective, records: ImageSet, *, patch: int) -> Scores:
     """Return minus the fourth power of the L4 norm of the noise predicted at each clean image (n,)."""
     settings = objective.settings
-    t = round(SIMA_TIMESTEP * settings.timesteps)
+    t = _trained(SIMA_TIMESTEP, settings)
 
     def score(x0: Tensor, labels: Tensor) -> Tensor:
         noise = objective.predicted_noise(model, x0, labels, labels.new_full((len(x0),), t))

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from secure_fed_diffusion.data.datasets import Dataset, ImageSet
+from secure_fed_diffusion.diffusion.class_conditional_pipeline import ClassGaussians
 from secure_fed_diffusion.diffusion.objective import Objective
 from secure_fed_diffusion.diffusion.sampler import load_pipeline, sample
 from secure_fed_diffusion.evaluation.evaluator import Evaluator, Metrics
@@ -80,8 +81,11 @@ class Assessment:
         ]
         return float(torch.stack(losses).mean())
 
-    def synthesize(self, weights: Tensor, seed: int) -> ImageSet:
-        """Draw `n` images in the public split's mix of classes: the private mix would be a release."""
+    def synthesize(self, weights: Tensor, seed: int, start: ClassGaussians | None = None) -> ImageSet:
+        """Draw images in the public split's mix of classes: the private mix would be a release.
+
+        `start` is what a truncated process starts from; of a whole one it is not read.
+        """
         load_flat(self._model, weights)
         labels = self._evaluator.sample_labels()
         images = sample(
@@ -91,13 +95,16 @@ class Assessment:
             settings=self._settings.sampler,
             patch=self._settings.model.patch,
             seed=seed,
+            start=start,
         )
         return ImageSet(images=images, labels=labels)
 
-    def measure(self, weights: Tensor, *, grid: Path, last: bool, seed: int) -> Metrics:
+    def measure(
+        self, weights: Tensor, *, grid: Path, last: bool, seed: int, start: ClassGaussians | None = None
+    ) -> Metrics:
         """Sample, write a PNG grid (one row a class) to `grid`, and return the metrics by name."""
         with torch_threads(evaluation_threads(self._settings)):
-            synthetic = self.synthesize(weights, seed)
+            synthetic = self.synthesize(weights, seed, start)
             write_grid(synthetic, self._dataset.n_classes, grid)
             return self._evaluator.measure(synthetic, with_tstr=last or self._settings.evaluation.tstr_each)
 
@@ -114,7 +121,7 @@ class SamplesOnly:
         """Say that nothing was measured."""
         return {"evaluation": NO_PUBLIC_DATA}
 
-    def synthesize(self, weights: Tensor, seed: int) -> ImageSet:
+    def synthesize(self, weights: Tensor, seed: int, start: ClassGaussians | None = None) -> ImageSet:
         """Draw images, as many of each class: the private mix would be a release."""
         load_flat(self._model, weights)
         labels = np.sort(np.arange(GRID_COLUMNS * self._n_classes) % self._n_classes)
@@ -125,12 +132,15 @@ class SamplesOnly:
             settings=self._settings.sampler,
             patch=self._settings.model.patch,
             seed=seed,
+            start=start,
         )
         return ImageSet(images=images, labels=labels)
 
-    def measure(self, weights: Tensor, *, grid: Path, last: bool, seed: int) -> Metrics:
+    def measure(
+        self, weights: Tensor, *, grid: Path, last: bool, seed: int, start: ClassGaussians | None = None
+    ) -> Metrics:
         """Write a PNG grid to `grid`; there are no metrics."""
-        write_grid(self.synthesize(weights, seed), self._n_classes, grid)
+        write_grid(self.synthesize(weights, seed, start), self._n_classes, grid)
         return {}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from secure_fed_diffusion.diffusion.settings import DiffusionSettings
 from secure_fed_diffusion.dp.accounting import epsilon
 from secure_fed_diffusion.dp.calibration import calibrate
 from secure_fed_diffusion.dp.mechanism import Mechanism, View
@@ -20,8 +21,8 @@ from secure_fed_diffusion.federation.settings import (
     ModeSettings,
     PrivacySettings,
     StepSettings,
-    WarmupSettings,
 )
+from secure_fed_diffusion.federation.warmup_settings import WarmupSettings
 
 
 def check_threshold(mode: Mode, federation: FederationSettings, secure_sum: SecureSumSettings) -> None:
@@ -110,6 +111,20 @@ def check_label_balance(mode: Mode, recipe: ModeSettings, warmup: WarmupSettings
             "expected warmup.draws >= 1, got 0: the shares of the classes come from the class means' noisy "
             "counts; without noise they would be a release that nobody pays for",
             key=f"modes.{mode}.label_balance",
+        )
+
+
+def check_truncation(diffusion: DiffusionSettings, warmup: WarmupSettings) -> None:
+    """Refuse to start sampling from Gaussians that nobody has released.
+
+    Raises:
+        ConfigError: there are no class means.
+    """
+    if diffusion.truncation < 1 and not warmup.draws:
+        raise ConfigError(
+            f"expected 1 with warmup.draws=0, got {diffusion.truncation:g}: sampling would start from class "
+            "means and covariances, which nobody releases",
+            key="diffusion.truncation",
         )
 
 

@@ -32,12 +32,14 @@ from secure_fed_diffusion.federation.checks import (
     check_frequencies,
     check_label_balance,
     check_threshold,
+    check_truncation,
     guard_view,
     noise_multiplier_for,
     remarks,
 )
 from secure_fed_diffusion.federation.release import Release, ReleasePlanner
 from secure_fed_diffusion.federation.schedule import (
+    PHASES,
     ReleaseName,
     Round,
     make_schedule,
@@ -51,8 +53,8 @@ from secure_fed_diffusion.federation.settings import (
     PrivacySettings,
     SecureSumSettings,
     StepSettings,
-    WarmupSettings,
 )
+from secure_fed_diffusion.federation.warmup_settings import WarmupSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,10 +130,20 @@ class Plan:
         sums = tuple(View(name="sum", colluders=c) for c in sorted(colluding))
         return (View(name="raw_update"), *sums, View(name="released_model"))
 
+    def reserved(self, release: ReleaseName) -> int:
+        """Return how many repeats of rounds of `release` are paid for in advance."""
+        own = self.warmup.reserved_attempts
+        return self.federation.reserved_attempts if own is None or release in PHASES else own
+
+    def reserve_key(self, release: ReleaseName) -> str:
+        """Return the setting that a round's repeats are counted against; rounds of one key share them."""
+        apart = self.warmup.reserved_attempts is not None and release not in PHASES
+        return "warmup.reserved_attempts" if apart else "federation.reserved_attempts"
+
     def max_charges(self) -> dict[str, int]:
         """Return the most uses of each mechanism that one client can be charged for, repeats included."""
         return {
-            name: (most + self.federation.reserved_attempts) * release.steps if most else 0
+            name: (most + self.reserved(name)) * release.steps if most else 0
             for name, release in self.releases.items()
             for most in [most_participations(self.rounds, name)]
         }
@@ -200,7 +212,7 @@ class Plan:
     def slots(self, release: ReleaseName) -> int:
         """Return how many attempts a set-up for several rounds pays for: no more than were planned."""
         planned = sum(planned.release == release for planned in self.rounds)
-        return max(1, min(self.rounds_per_setup, planned + self.federation.reserved_attempts))
+        return max(1, min(self.rounds_per_setup, planned + self.reserved(release)))
 
     def secagg_params(self, release: ReleaseName) -> secagg.SecAggParams:
         """Return the parameters of the secure sum of `release`.
@@ -305,6 +317,7 @@ def make_plan(
     check_canaries(mode, canaries)
     check_label_balance(mode, recipe, warmup)
     check_frequencies(warmup, image_shape)
+    check_truncation(diffusion, warmup)
     planner = ReleasePlanner(
         mode=mode,
         recipe=recipe,

@@ -27,15 +27,14 @@ from secure_fed_diffusion.federation.class_covariances import covariance_length
 from secure_fed_diffusion.federation.phases import PhaseSettings
 from secure_fed_diffusion.federation.schedule import PHASES, ReleaseName
 from secure_fed_diffusion.federation.settings import (
-    CovarianceSettings,
     FederationSettings,
     LocalSettings,
     Mode,
     ModeSettings,
     SecureSumSettings,
     StepSettings,
-    WarmupSettings,
 )
+from secure_fed_diffusion.federation.warmup_settings import CovarianceSettings, WarmupSettings
 from secure_fed_diffusion.secagg.params import MIN_MODULUS_BITS
 
 FLOAT_RING_BITS = 48  # updates that are no integers: 2^-20 of their range even under weights of 2^20

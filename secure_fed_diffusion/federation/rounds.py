@@ -11,6 +11,7 @@ in a set-up for several rounds takes 2 (3), and the first of them the set-up's 2
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -89,8 +90,9 @@ def run_rounds(
     Raises:
         RunError: a round failed and no repeat is left of those that the plan reserved.
     """
-    # Every repeat of this run counts, also those that a kill made: the reserve is one for the whole run.
-    repeats = sum(max(0, ledger.attempts(planned.number) - 1) for planned in plan.rounds)
+    repeats: Counter[str] = Counter()  # of this whole run, also those that a kill made
+    for planned in plan.rounds:
+        repeats[plan.reserve_key(planned.release)] += max(0, ledger.attempts(planned.number) - 1)
     for planned in plan.rounds[first - 1 :]:
         while True:
             attempt = ledger.attempts(planned.number)
@@ -98,13 +100,13 @@ def run_rounds(
                 yield _attempt(server, engine, planned, attempt)
                 break
             except (SecureAggregationError, PrivacyError) as error:
-                if repeats >= plan.federation.reserved_attempts:
+                key, reserved = plan.reserve_key(planned.release), plan.reserved(planned.release)
+                if repeats[key] >= reserved:
                     raise RunError(
                         f"round {planned.number} failed, and all repeats that were paid for "
-                        f"(federation.reserved_attempts={plan.federation.reserved_attempts}) are used: "
-                        f"{error}"
+                        f"({key}={reserved}) are used: {error}"
                     ) from error
-                repeats += 1
+                repeats[key] += 1
                 note(f"round {planned.number}, attempt {attempt}: {error}; trying again")
 
 

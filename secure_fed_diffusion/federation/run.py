@@ -102,7 +102,11 @@ class Run:
         line |= self.assessment.each_round(weights)
         if last or self._due(number):
             line |= self.assessment.floor | self.assessment.measure(
-                weights, grid=self.folder.grid(number), last=last, seed=self.settings.run.seed + number
+                weights,
+                grid=self.folder.grid(number),
+                last=last,
+                seed=self.settings.run.seed + number,
+                start=self.server.start,
             )
         line["seconds"]["evaluation"] = round(time.perf_counter() - started, 4)
         if self.auditor is not None:
@@ -148,6 +152,7 @@ class Run:
             settings.model.patch,
             self.folder.model,
             sampler=settings.sampler,
+            start=self.server.start,
         )
         if self.auditor is not None:
             summary["audit"] = self.auditor.conclude()
@@ -161,7 +166,8 @@ class Run:
     def _attack(self, attacks: Attacks, summary: dict[str, Any]) -> None:
         """Write what attacks find in the released model: figures of PRIVATE data, outside epsilon."""
         weights = self.server.average.average
-        samples = self.assessment.synthesize(weights, self.settings.run.seed + len(self.plan.rounds))
+        seed = self.settings.run.seed + len(self.plan.rounds)
+        samples = self.assessment.synthesize(weights, seed, self.server.start)
         view = summary["guard_view"]
         claimed = [value for value in summary["epsilon"][view].values() if value is not None]
         guarantee = None

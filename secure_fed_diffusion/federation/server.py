@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from secure_fed_diffusion import secagg
+from secure_fed_diffusion.diffusion.class_conditional_pipeline import ClassGaussians
 from secure_fed_diffusion.diffusion.ema import (
     ExponentialMovingAverage,
     PowerFunctionAverage,
@@ -29,10 +30,7 @@ from secure_fed_diffusion.diffusion.ema import (
 from secure_fed_diffusion.diffusion.objective import Objective
 from secure_fed_diffusion.entropy import Entropy, system
 from secure_fed_diffusion.errors import LedgerError, SecureAggregationError, UnderNoisedError
-from secure_fed_diffusion.federation.class_covariances import estimate_factors
-from secure_fed_diffusion.federation.class_means import estimate_means
 from secure_fed_diffusion.federation.heads import HeadBook, detach
-from secure_fed_diffusion.federation.label_balance import class_shares, noisy_counts
 from secure_fed_diffusion.federation.messages import (
     Announcement,
     announcements,
@@ -41,8 +39,9 @@ from secure_fed_diffusion.federation.messages import (
 )
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.release import Release, draw_noise
+from secure_fed_diffusion.federation.released_classes import ReleasedClasses
 from secure_fed_diffusion.federation.schedule import PHASES
-from secure_fed_diffusion.federation.settings import ModeSettings, StepSettings
+from secure_fed_diffusion.federation.settings import ModeSettings
 from secure_fed_diffusion.federation.stepping import learning_rate_at
 from secure_fed_diffusion.federation.strategies import base_learning_rate, make_strategy
 from secure_fed_diffusion.federation.sums import SecureSums
@@ -74,10 +73,7 @@ class Server:
         self.model = model
         self._strategy = make_strategy(plan.recipe, plan.dimension)
         self.average = make_average(plan.recipe, flatten(model))
-        self._means: list[npt.NDArray[np.float32]] = []
-        self._counts = np.zeros(plan.n_classes)  # noisy, of all class means together
-        self._spread = np.zeros(self._spread_length)  # the noisy sum of all class covariances
-        self._spread_variance = 0.0
+        self.classes = ReleasedClasses(plan)
         self._sums = SecureSums(run_id, plan, roster=roster, entropy=entropy) if plan.masked else None
         self._plain: dict[int, npt.NDArray[np.uint64]] = {}
         self._number = 0
@@ -87,6 +83,11 @@ class Server:
     def phase(self) -> str:
         """The phase whose answers are awaited: one of the secure sum's, or "plain"."""
         return PLAIN if self._sums is None else self._sums.machine.phase
+
+    @property
+    def start(self) -> ClassGaussians | None:
+        """What sampling starts from, where the process is truncated."""
+        return self.classes.gaussians if self._plan.diffusion.truncation < 1 else None
 
     @property
     def _release(self) -> Release:
@@ -108,9 +109,9 @@ class Server:
     def _announced(self) -> npt.NDArray[np.float32]:
         """Return what a contribution to the round is computed from: the model, or the class means."""
         if self._release.name == "covariances":
-            return self._mean_images.ravel()
+            return self.classes.means.ravel()
         weights: npt.NDArray[np.float32] = flatten(self.model).numpy()
-        return np.concatenate([weights, self._shares()]) if self._plan.label_shares else weights
+        return np.concatenate([weights, self.classes.shares]) if self._plan.label_shares else weights
 
     def take(self, replies: Mapping[int, bytes]) -> Mapping[int, bytes]:
         """Take the answers of the current phase; return the frames of the next, or {} once the sum is known.
@@ -196,11 +197,7 @@ class Server:
         """Step the model along the sum; after the last sum of the warm-up, train on what was released."""
         release = self._release
         if release.name not in PHASES:
-            if release.name == "prototypes":
-                self._means.append(self._estimate(total, release))
-            else:
-                self._spread = self._spread + release.grid.to_float(total)  # a saved state shares its memory
-                self._spread_variance += self._noise_stddev(release) ** 2
+            self.classes.add(release.grid.to_float(total), release, self._noise_stddev(release))
             if self._number == self._plan.warmup.rounds:
                 self._warm_up()
             return
@@ -240,55 +237,12 @@ class Server:
             return 0.0
         return (self._noise_stddev(release) / release.divisor) ** 2
 
-    def _estimate(self, total: npt.NDArray[np.int64], release: Release) -> npt.NDArray[np.float32]:
-        sums, clip_norm = release.grid.to_float(total), release.grid.clip_norm
-        n_classes = self._plan.n_classes
-        self._counts = self._counts + noisy_counts(sums, n_classes=n_classes, clip_norm=clip_norm)
-        return estimate_means(
-            sums,
-            n_classes=n_classes,
-            image_shape=self._plan.image_shape,
-            clip_norm=clip_norm,
-            noise_stddev=self._noise_stddev(release),
-        )
-
-    def _shares(self) -> npt.NDArray[np.float32]:
-        """Return what thins each class's sample, from the counts that were released: post-processing."""
-        recipe = self._plan.recipe
-        least = recipe.least_share if isinstance(recipe, StepSettings) else 1.0
-        return class_shares(self._counts, least_share=least)
-
-    @property
-    def _mean_images(self) -> npt.NDArray[np.float32]:
-        """The released class means, (n_classes, c, h, w), each draw's as good as another's."""
-        return np.mean(self._means, axis=0, dtype=np.float32)
-
-    @property
-    def _spread_length(self) -> int:
-        covariances = self._plan.releases.get("covariances")
-        return covariances.length if covariances else 0
-
-    def _factors(self) -> npt.NDArray[np.float32] | None:
-        """Return how each class varies about its mean, from what was released; None where that is nothing."""
-        covariances = self._plan.releases.get("covariances")
-        if covariances is None:
-            return None
-        return estimate_factors(
-            self._spread,
-            n_classes=self._plan.n_classes,
-            image_shape=self._plan.image_shape,
-            frequencies=self._plan.warmup.covariances.frequencies,
-            clip_norm=covariances.grid.clip_norm,
-            noise_stddev=math.sqrt(self._spread_variance),
-        )
-
     def _warm_up(self) -> None:
         warmup = self._plan.warmup
         train_on_classes(
             self.model,
             self._objective,
-            self._mean_images,
-            self._factors(),
+            self.classes.gaussians,
             patch=self._plan.patch,
             steps=warmup.steps,
             batch=warmup.batch,
@@ -306,10 +260,7 @@ class Server:
             "weights": flatten(self.model),
             "strategy": self._strategy.state_dict(),
             "average": self.average.state_dict(),
-            "means": [torch.from_numpy(mean) for mean in self._means],
-            "counts": torch.from_numpy(self._counts),
-            "spread": torch.from_numpy(self._spread),
-            "spread_variance": self._spread_variance,
+            "classes": self.classes.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -317,10 +268,7 @@ class Server:
         load_flat(self.model, state["weights"])
         self._strategy.load_state_dict(state["strategy"])
         self.average.load_state_dict(state["average"])
-        self._means = [mean.numpy() for mean in state["means"]]
-        self._counts = state["counts"].numpy()
-        self._spread = state["spread"].numpy()
-        self._spread_variance = state["spread_variance"]
+        self.classes.load_state_dict(state["classes"])
 
 
 def make_average(recipe: ModeSettings, weights: torch.Tensor) -> RunningAverage:

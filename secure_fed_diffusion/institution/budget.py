@@ -38,7 +38,7 @@ def own_charges(plan: Plan, client_id: int) -> dict[str, int]:
     """Return the most uses of each mechanism that this client can meet in `plan`, repeats included."""
     planned = Counter(each.release for each in plan.rounds if client_id in each.cohort)
     return {
-        name: (planned[name] + plan.federation.reserved_attempts) * release.steps if planned[name] else 0
+        name: (planned[name] + plan.reserved(name)) * release.steps if planned[name] else 0
         for name, release in plan.releases.items()
     }
 

@@ -55,7 +55,8 @@ def before_planning(
     recipe = getattr(settings.modes, settings.privacy.mode)
     rounds = settings.warmup.rounds + recipe.rounds
     epochs = getattr(recipe, "local_epochs", 1)
-    attempts = rounds + federation.reserved_attempts
+    reserved = federation.reserved_attempts + (settings.warmup.reserved_attempts or 0)
+    attempts = rounds + reserved
     steps = attempts
     if isinstance(recipe, LocalSettings):  # capped: each has its own bound below, and nothing overflows here
         steps = math.ceil(attempts * max(1.0, min(epochs, 1e9) / max(recipe.sampling_rate, LEAST_RATE)))
@@ -66,7 +67,7 @@ def before_planning(
     )
     found = [
         at_most("rounds", rounds, policy.max_rounds, "policy.max_rounds"),
-        at_most("reserved attempts", federation.reserved_attempts, policy.max_rounds, "policy.max_rounds"),
+        at_most("reserved attempts", reserved, policy.max_rounds, "policy.max_rounds"),
         at_most("steps in all attempts", steps, policy.max_steps, "policy.max_steps"),
         at_most("parameters", agreement.dimension, policy.max_parameters, "policy.max_parameters"),
         at_most("values of class means", image_length, policy.max_parameters, "policy.max_parameters"),

@@ -12,12 +12,11 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample, interpolate, pixel_unshuffle
 
+from secure_fed_diffusion.diffusion.class_conditional_pipeline import ClassGaussians
 from secure_fed_diffusion.diffusion.objective import Objective, hide_labels
 
 Augmentation = Literal["none", "affine", "elastic"]
@@ -61,27 +60,10 @@ def augmented(
     return moved.clamp(0.0, 1.0) ** uniform(MAX_INK).exp().view(-1, 1, 1, 1)
 
 
-def about(means: Tensor, factors: Tensor | None, labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw an image (n, c, h, w) in [0, 1] for each of `labels`: Gaussian about its class's mean, cut off.
-
-    `factors` (classes, r, c h w): the covariance of a class is FᵀF; None, or r = 0: the mean itself.
-    """
-    chosen = means[labels]
-    if factors is None or not factors.shape[1]:
-        return chosen
-    coefficients = torch.randn((len(labels), factors.shape[1]), generator=generator)
-    away = torch.empty((len(labels), factors.shape[2]))
-    for label in labels.unique().tolist():  # class by class: a factor for each image would be large
-        own = labels == label
-        away[own] = coefficients[own] @ factors[label]
-    return (chosen + away.view_as(chosen)).clamp(0.0, 1.0)
-
-
 def train_on_classes(
     model: nn.Module,
     objective: Objective,
-    means: npt.NDArray[np.float32],
-    factors: npt.NDArray[np.float32] | None = None,
+    classes: ClassGaussians,
     *,
     patch: int,
     steps: int,
@@ -92,23 +74,20 @@ def train_on_classes(
     strength: float = 1.0,
     decay: bool = False,
 ) -> None:
-    """Train `model` in place on augmented images about `means` (classes, c, h, w) in [0, 1].
+    """Train `model` in place on augmented draws from `classes`.
 
-    How they vary is in `factors` (classes, r, c h w), where covariances were released: see `about`.
     With `decay` the learning rate falls to zero along a half cosine.
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
-    images = torch.from_numpy(means)
-    spread = None if factors is None else torch.from_numpy(factors)
     for step in range(steps):
         if decay:
             optimizer.param_groups[0]["lr"] = learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
-        labels = torch.randint(len(images), (batch,), generator=generator)
-        moved = augmented(about(images, spread, labels, generator), generator, augmentation, strength)
+        labels = torch.randint(len(classes.means), (batch,), generator=generator)
+        moved = augmented(classes.draw(labels, generator), generator, augmentation, strength)
         x0 = pixel_unshuffle(moved * 2 - 1, patch)
-        t = torch.randint(objective.settings.timesteps, (batch, 1), generator=generator)
+        t = torch.randint(objective.settings.trained_timesteps, (batch, 1), generator=generator)
         eps = torch.randn((batch, 1, *x0.shape[1:]), generator=generator)
         t = hide_labels(objective.settings, t, generator)
         loss = objective.loss_batch(model, *(part.to(device) for part in (x0, labels, t, eps)))

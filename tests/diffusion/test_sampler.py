@@ -15,7 +15,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from secure_fed_diffusion.diffusion.class_conditional_pipeline import generate
+from secure_fed_diffusion.diffusion.class_conditional_pipeline import ClassGaussians, generate
 from secure_fed_diffusion.diffusion.patches import to_model_space
 from secure_fed_diffusion.diffusion.sampler import (
     load_pipeline,
@@ -255,6 +255,13 @@ def test_diffusers_alone_draws_the_same_images_from_every_saved_model(tmp_path: 
         unet, folder = unet_of(rows=4), tmp_path / name.replace(" ", "_").replace("+", "p")
         save_pipeline(unet, diffusion, 1, folder, sampler=settings)
         expected[folder] = sample(unet, LABELS, diffusion=diffusion, settings=settings, patch=1, seed=0)
+    diffusion, unet, folder = DiffusionSettings(timesteps=50, truncation=0.5), unet_of(), tmp_path / "short"
+    start = ClassGaussians(torch.rand((3, 1, 8, 8)), torch.rand((3, 2, 64)) / 10)
+    settings = SamplerSettings(steps=4, batch=5)
+    save_pipeline(unet, diffusion, 1, folder, sampler=settings, start=start)
+    expected[folder] = sample(
+        unet, LABELS, diffusion=diffusion, settings=settings, patch=1, seed=0, start=start
+    )
     done = subprocess.run(
         [sys.executable, "-c", LOADS_ALONE, json.dumps([str(folder) for folder in expected])],
         capture_output=True,

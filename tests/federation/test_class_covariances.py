@@ -21,7 +21,7 @@ from secure_fed_diffusion.federation.class_covariances import (
 )
 from secure_fed_diffusion.federation.messages import Announcement, announced_round
 from secure_fed_diffusion.federation.rounds import run_rounds
-from secure_fed_diffusion.federation.settings import CovarianceSettings, WarmupSettings
+from secure_fed_diffusion.federation.warmup_settings import CovarianceSettings, WarmupSettings
 from secure_fed_diffusion.training.vectors import flatten
 from tests.federation.small import federation, settings_for
 
@@ -210,7 +210,7 @@ def test_the_means_are_announced_in_place_of_the_weights_and_bound_to_the_round(
     it = federation(settings_for("distributed", "warmup.covariances.draws=1"), seed="announced")
     outcome = next(run_rounds(it.plan, it.server, it.engine, it.book, first=1, note=print))
     it.server.apply(outcome.total)
-    means = next(iter(it.server.state_dict()["means"])).numpy()
+    means = it.server.classes.means
     frame = next(iter(it.server.open(2, 0).values()))
     assert announced_round(frame) == 2
     heard = Announcement.decode(frame, it.plan.announced(2))

@@ -9,11 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from secure_fed_diffusion import config
+from secure_fed_diffusion.diffusion.sampler import load_pipeline
 from secure_fed_diffusion.dp.ledger import verify
-from secure_fed_diffusion.errors import BudgetExceededError, ConfigError, LedgerError, RunError
+from secure_fed_diffusion.errors import (
+    BudgetExceededError,
+    ConfigError,
+    LedgerError,
+    RunError,
+    SecureAggregationError,
+)
 from secure_fed_diffusion.federation.folder import read_lines
+from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.prepare import prepare
 from secure_fed_diffusion.federation.run import Run
 from secure_fed_diffusion.federation.settings import MODES
@@ -275,3 +284,64 @@ def test_the_model_folder_loads_with_diffusers_alone(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "3"
+
+
+def test_a_truncated_run_starts_its_samples_from_the_released_classes_also_after_a_stop(
+    tmp_path: Path,
+) -> None:
+    overrides = ("diffusion.truncation=0.6", "warmup.covariances.draws=1", "warmup.covariances.clip_norm=8")
+    with pytest.raises(KeyboardInterrupt):
+        finish(make(tmp_path / "run", "distributed", *overrides), Watcher(stop_after=3))
+    run = make(tmp_path / "run", "distributed", *overrides, resume=True)
+    assert finish(run)["finished"]
+    start = load_pipeline(tmp_path / "run" / "model").start
+    released = run.server.classes.gaussians
+    assert start is not None
+    assert torch.equal(start.means, released.means)
+    assert torch.equal(start.factors, released.factors)
+    assert float(start.means.std()) > 0.1
+
+
+def test_a_truncated_process_without_class_means_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"expected 1 with warmup.draws=0, got 0.5") as e:
+        make(tmp_path / "run", "distributed", "diffusion.truncation=0.5", "warmup.draws=0")
+    assert e.value.key == "diffusion.truncation"
+
+
+def plan_of(folder: Path, *overrides: str) -> Plan:
+    run = make(folder, "distributed", "federation.reserved_attempts=2", *overrides)
+    run.ledger.close()
+    return run.plan
+
+
+def test_the_warm_up_may_have_a_reserve_of_its_own(tmp_path: Path) -> None:
+    shared = plan_of(tmp_path / "shared")
+    apart = plan_of(tmp_path / "apart", "warmup.reserved_attempts=0")
+    most, less = shared.max_charges(), apart.max_charges()
+    assert less["prototypes"] == most["prototypes"] - 2
+    assert less["training"] == most["training"]
+    assert apart.noise_multiplier < shared.noise_multiplier  # what is not reserved buys less noise
+
+
+@pytest.mark.parametrize(("number", "survives"), [(1, False), (3, True)])
+def test_repeats_of_the_warm_up_and_of_the_training_do_not_use_up_each_other_s_reserve(
+    number: int, survives: bool, tmp_path: Path
+) -> None:
+    run = make(
+        tmp_path / "run", "distributed", "federation.reserved_attempts=1", "warmup.reserved_attempts=0"
+    )
+    total, failures = run.server.total, []
+
+    def fail_once() -> Any:
+        if run.finished_round + 1 == number and not failures:
+            failures.append(number)
+            raise SecureAggregationError("as if too many had gone")
+        return total()
+
+    run.server.total = fail_once  # type: ignore[method-assign]
+    if survives:
+        assert finish(run)["finished"]
+    else:
+        with pytest.raises(RunError, match=r"round 1 failed.*\(warmup\.reserved_attempts=0\) are used"):
+            finish(run)
+    assert failures == [number]

@@ -16,13 +16,13 @@ import torch
 from experiments.tradeoff.baselines.class_means import means_of, sum_of_means
 from experiments.tradeoff.baselines.release import Plan
 from secure_fed_diffusion.data.datasets import ImageSet
+from secure_fed_diffusion.diffusion.class_conditional_pipeline import ClassGaussians
 from secure_fed_diffusion.entropy import Entropy, system
 from secure_fed_diffusion.federation.class_covariances import (
     covariance_length,
     covariance_sum,
     estimate_factors,
 )
-from secure_fed_diffusion.training.warmup import about
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +72,6 @@ def synthesize(
         clip_norm=recipe.covariance_clip_norm,
         noise_stddev=second.noise_stddev / second.grid.scale,
     )
-    drawn = about(
-        torch.from_numpy(means),
-        torch.from_numpy(factors),
-        torch.from_numpy(labels),
-        torch.Generator().manual_seed(seed),
-    )
+    classes = ClassGaussians(torch.from_numpy(means), torch.from_numpy(factors))
+    drawn = classes.draw(torch.from_numpy(labels), torch.Generator().manual_seed(seed))
     return ImageSet((drawn * 255).round().byte().numpy(), labels), second
