@@ -25,7 +25,8 @@ from secure_fed_diffusion.federation.assessment import Assessment
 from secure_fed_diffusion.federation.auditor import Auditor
 from secure_fed_diffusion.federation.client import Client
 from secure_fed_diffusion.federation.heads import Witness
-from secure_fed_diffusion.federation.plan import Plan, make_plan
+from secure_fed_diffusion.federation.plan import Plan
+from secure_fed_diffusion.federation.planning import make_plan
 from secure_fed_diffusion.federation.ports import Contribution
 from secure_fed_diffusion.federation.rehearsal import deal, rehearsed
 from secure_fed_diffusion.federation.run import Run

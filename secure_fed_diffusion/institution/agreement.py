@@ -20,7 +20,8 @@ from typing import Any
 
 from secure_fed_diffusion import config
 from secure_fed_diffusion.errors import ConfigError, FrameError, PolicyError, PrivacyError
-from secure_fed_diffusion.federation.plan import Plan, make_plan
+from secure_fed_diffusion.federation.plan import Plan
+from secure_fed_diffusion.federation.planning import make_plan
 from secure_fed_diffusion.federation.settings import RunSettings
 from secure_fed_diffusion.secagg import Roster
 

@@ -126,8 +126,8 @@ def test_a_server_that_is_put_down_announces_the_same_shares() -> None:
     file.seek(0)
     other = balanced().server
     other.load_state_dict(torch.load(file, weights_only=True))
-    np.testing.assert_array_equal(other._shares(), it.server._shares())
-    assert (other._shares() < 1).any()
+    np.testing.assert_array_equal(other.classes.shares, it.server.classes.shares)
+    assert (other.classes.shares < 1).any()
 
 
 def test_shares_are_bound_to_the_round_with_the_weights() -> None:

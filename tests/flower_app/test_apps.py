@@ -178,7 +178,7 @@ import sys
 from pathlib import Path
 from secure_fed_diffusion import config
 from secure_fed_diffusion.data.facts import facts
-from secure_fed_diffusion.federation.plan import make_plan
+from secure_fed_diffusion.federation.planning import make_plan
 from secure_fed_diffusion.federation.messages import Announcement
 from secure_fed_diffusion.flower_app import client_app
 from secure_fed_diffusion.institution.agreement import Agreement

@@ -12,7 +12,7 @@ from secure_fed_diffusion.diffusion.objective import Objective
 from secure_fed_diffusion.diffusion.unet import build_unet
 from secure_fed_diffusion.engines.in_process import InProcessEngine
 from secure_fed_diffusion.federation.heads import HeadBook, read_roster
-from secure_fed_diffusion.federation.plan import make_plan
+from secure_fed_diffusion.federation.planning import make_plan
 from secure_fed_diffusion.federation.prepare import plan_for
 from secure_fed_diffusion.federation.server import Server
 from secure_fed_diffusion.federation.settings import RunSettings

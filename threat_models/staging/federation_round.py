@@ -22,7 +22,8 @@ from secure_fed_diffusion.engines.in_process import Engine, InProcessEngine
 from secure_fed_diffusion.errors import PhaseError
 from secure_fed_diffusion.federation.client import Client
 from secure_fed_diffusion.federation.messages import Announcement, wrap
-from secure_fed_diffusion.federation.plan import Plan, make_plan
+from secure_fed_diffusion.federation.plan import Plan
+from secure_fed_diffusion.federation.planning import make_plan
 from secure_fed_diffusion.federation.release import Release
 from threat_models.staging.recorded_round import DIMENSION, RecordedRound
 from threat_models.staging.secagg_round import fixed_entropy, make_roster, make_vectors, signing_key
