@@ -5,6 +5,9 @@ import pytest
 
 from experiments.mnist_gpu import once, run
 from secure_fed_diffusion import config
+from secure_fed_diffusion.data.facts import facts
+from secure_fed_diffusion.federation.prepare import plan_for
+from secure_fed_diffusion.federation.workbench import Workbench
 
 SMALL = [
     'run.device="cpu"',
@@ -41,6 +44,14 @@ def test_each_case_is_a_configuration_of_ten_clients_with_noise_in_shares_on_a_g
     assert settings.federation.clients == settings.federation.clients_per_round == 10
     assert recipe.divisor == pytest.approx(recipe.sampling_rate * 55_000, rel=1e-3)
     assert settings.privacy.epsilon == (1.0 if case == "epsilon1" else 10.0)
+
+
+@pytest.mark.parametrize("case", ["epsilon1", "epsilon10"])
+def test_a_case_can_be_planned_within_its_budget(case):
+    settings = config.load(run.HERE / f"{case}.toml", ['run.device="cpu"'])
+    known = facts(settings.data.name)
+    bench = Workbench.make(settings, image_shape=known.image_shape, n_classes=known.n_classes)
+    assert plan_for(settings, known, bench.model).noise_multiplier > 0.5
 
 
 def test_what_has_not_run_has_no_figures():

@@ -16,7 +16,10 @@ from experiments.tradeoff.baselines.measure import Job, measure
 from experiments.tradeoff.baselines.release import Plan
 from secure_fed_diffusion import config
 from secure_fed_diffusion.data.datasets import ImageSet, load
+from secure_fed_diffusion.data.facts import facts
 from secure_fed_diffusion.data.settings import DataSettings
+from secure_fed_diffusion.federation.prepare import plan_for
+from secure_fed_diffusion.federation.workbench import Workbench
 from secure_fed_diffusion.sweep import estimate
 from secure_fed_diffusion.sweep.command import find_places
 from tests.federation.small import CONFIG
@@ -268,6 +271,18 @@ def test_the_committed_grids_are_what_their_readme_says(
     assert len(compared) == 5
     assert set(compared) == {3}
     assert (run.HERE / "README.md").read_text(encoding="utf-8").count(f"{cells} cells") >= 1
+
+
+@pytest.mark.parametrize("mode", ["central", "distributed", "local", "client", "none"])
+def test_the_hardest_cell_of_each_mode_can_be_planned_within_its_budget(mode: str, tmp_path: Path) -> None:
+    places = find_places(run.HERE / "grid.toml", tmp_path, full=False)
+    own = [place.settings for place in places if place.settings.privacy.mode == mode]
+    hardest = min(own, key=lambda settings: settings.privacy.epsilon)
+    known = facts(hardest.data.name)
+    bench = Workbench.make(hardest, image_shape=known.image_shape, n_classes=known.n_classes)
+    plan = plan_for(hardest, known, bench.model)
+    assert plan.noise_multiplier > 0 or mode == "none"
+    assert ("covariances" in plan.releases) == (mode != "client")
 
 
 def test_a_baseline_is_measured_like_a_cell_of_the_sweep() -> None:
