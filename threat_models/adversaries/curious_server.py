@@ -116,7 +116,7 @@ class ClassSums(View):
 
 @dataclass(frozen=True)
 class SumsAndRecords(View):
-    """Sums of class means, with all records that may be in each but one, and that one: is it there?
+    """Sums of class means or covariances, all records that may be in each but one, and that one: is it there?
 
     A row each: `others` is the exact sum of the other records' vectors, `candidates` one vector of the record
     in question; whoever has it has it `copies` times.

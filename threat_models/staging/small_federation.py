@@ -30,6 +30,7 @@ from secure_fed_diffusion.engines.in_process import InProcessEngine
 from secure_fed_diffusion.entropy import Entropy, Keystream, system
 from secure_fed_diffusion.federation.client import Client
 from secure_fed_diffusion.federation.contribution import Contributor
+from secure_fed_diffusion.federation.messages import Announcement
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.prepare import plan_for
 from secure_fed_diffusion.federation.release import Release
@@ -143,10 +144,17 @@ class SmallFederation:
         """Return what round `number` sums."""
         return self.plan.releases[self.plan.rounds[number - 1].release]
 
+    def announced(self, number: int) -> npt.NDArray[np.float32]:
+        """Open round `number` and return what the clients are told: the weights, or the class means."""
+        frame = next(iter(self.server.open(number, 0).values()))
+        return Announcement.decode(frame, self.plan.announced(number)).weights
+
     def contribution(self, client_id: int, number: int) -> Floats:
         """Return what one client adds to round `number`, its masks off, decoded."""
         release = self.release_of(number)
-        vector = self.contributors[client_id].vector(release, self.weights, number=number, attempt=0)
+        vector = self.contributors[client_id].vector(
+            release, self.announced(number), number=number, attempt=0
+        )
         return self.decoded(_in_ring(vector, release), number)
 
     def in_ring(self, vector: npt.NDArray[np.uint64], number: int) -> Integers:
