@@ -1,6 +1,6 @@
 """A diffusers pipeline for a class-conditional `UNet2DModel`.
 
-This file travels with every saved model as `pipeline.py`, so it imports torch and diffusers alone:
+This file travels with every saved model as `pipeline.py`, importing torch, safetensors and diffusers alone:
 
     pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
     images = pipe(class_labels=[0, 1, 2]).images
@@ -11,8 +11,9 @@ scheduler: that one moves the image to a higher noise level AFTER the network ha
 is never denoised at that step, and what comes out is too noisy.
 
 A truncated process (Zheng et al. 2023, "Truncated diffusion probabilistic models") is not walked from pure
-noise: it starts at its last trained step, from images of a simpler model with that step's noise added.  The
-simpler model is one Gaussian a class, `ClassGaussians`, which lies beside the network as `start.safetensors`.
+noise: it starts at the first of the scheduler's steps that was trained, from images of a simpler model with
+that step's noise added.  The simpler model is one Gaussian a class, `ClassGaussians`, which lies beside the
+network as `start.safetensors`: load such a folder from the disk; a hub would not fetch that file.
 """
 
 from __future__ import annotations
@@ -126,6 +127,8 @@ def generate(
     else:
         images = pixel_unshuffle(start.draw(labels.cpu(), generator) * 2 - 1, patch).to(device, dtype)
         timesteps = scheduler.timesteps[scheduler.timesteps < trained]
+        if not len(timesteps):
+            raise ValueError(f"expected more steps: of {steps}, none is below {trained}, the first untrained")
         x = scheduler.add_noise(images, noise(), timesteps[:1])
     if isinstance(scheduler, EDMEulerScheduler):
         x = _edm(scheduler, output, noise, x, order, churn, churn_min, churn_max, churn_noise)
@@ -230,10 +233,10 @@ class ClassConditionalPipeline(DiffusionPipeline):
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Write the folder, and what sampling starts from."""
-        start = self.start
+        if self.start is not None:
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            self.start.save(Path(save_directory) / START)
         super().save_pretrained(save_directory, *args, **kwargs)
-        if start is not None:
-            start.save(Path(save_directory) / START)
 
     @torch.inference_mode()
     def __call__(

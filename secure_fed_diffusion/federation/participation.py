@@ -46,6 +46,7 @@ class FederationSettings:
     `min_survivors` is the least number of contributions a released sum may hold; the noise is
     calibrated so that this many, less `colluders`, already suffice.  `reserved_attempts` repeats, over the
     whole run, are paid for in advance: a round that failed after its frames left is charged and done again.
+    (`warmup.reserved_attempts`, where it is set, is what the rounds of the warm-up have instead.)
     `declared_records` is what the clients say in public that they hold together; it sizes the rings, so a
     wrong figure costs correctness of the sum at worst, never privacy.
     `masked` is for the modes that promise nothing against the server (`none`, `central`) alone.

@@ -59,6 +59,7 @@ class Run:
     assessment: Assessment | SamplesOnly
     class_names: tuple[str, ...]
     finished_round: int
+    unmeasured: dict[str, Any] | None = None  # the finished round's line, where it is not measured yet
     shared: SharedBudget | None = None
     book: Book | None = None  # where the clients are other processes
     auditor: Auditor | None = None
@@ -66,7 +67,6 @@ class Run:
 
     def execute(self, observer: Observer) -> dict[str, Any]:
         """Run the rounds that are left; return the summary, which is also in the folder."""
-        last = len(self.plan.rounds)
         began = time.perf_counter()
         if self.attacks is not None:
             observer.note(f"evaluation.attacks is on, attacks.json is for nobody else: {ATTACKS_WARNING}")
@@ -79,36 +79,29 @@ class Run:
             note=observer.note,
         )
         try:
+            if self.unmeasured is not None:  # the last round's sum is in the model, and no more
+                self._announce_training(self.finished_round, observer)
+                observer.round(self._measure(self.unmeasured))
             for outcome in rounds:
-                number = outcome.planned.number
-                if number == self.settings.warmup.rounds:
-                    observer.note(f"training on what was released, {self.settings.warmup.steps} steps")
-                observer.round(self._close(outcome, last=number == last))
+                self._announce_training(outcome.planned.number, observer)
+                observer.round(self._close(outcome))
         except RunError:
             if self.finished_round:  # what was paid for is kept: the model so far, and its summary
                 self._finish(time.perf_counter() - began)
             raise
         return self._finish(time.perf_counter() - began)
 
-    def _close(self, outcome: Outcome, *, last: bool) -> dict[str, Any]:
-        """Apply a round's sum, measure, and write what the folder keeps of it."""
+    def _announce_training(self, number: int, observer: Observer) -> None:
+        if self._is_warmed_up_after(number):
+            observer.note(f"training on what was released, {self.settings.warmup.steps} steps")
+
+    def _close(self, outcome: Outcome) -> dict[str, Any]:
+        """Apply a round's sum and write what the folder keeps of it, before anything that takes long."""
         number = outcome.planned.number
         started = time.perf_counter()
-        self.server.apply(outcome.total)
+        self.server.take_sum(outcome.total)
         outcome.seconds["server"] += time.perf_counter() - started
         line = record(self.plan, self.ledger, outcome)
-        started = time.perf_counter()
-        weights = self.server.average.average
-        line |= self.assessment.each_round(weights)
-        if last or self._due(number):
-            line |= self.assessment.floor | self.assessment.measure(
-                weights,
-                grid=self.folder.grid(number),
-                last=last,
-                seed=self.settings.run.seed + number,
-                start=self.server.start,
-            )
-        line["seconds"]["evaluation"] = round(time.perf_counter() - started, 4)
         if self.auditor is not None:
             started = time.perf_counter()
             line |= self.auditor.observe(outcome)
@@ -121,15 +114,44 @@ class Run:
             signed=self.plan.secagg_params(outcome.planned.release).signed,
         )
         self.folder.write_json("server_view.json", view)
+        if self._is_warmed_up_after(number) or self._due(number):
+            state = self.server.state_dict()
+            checkpoint.save(self.folder.checkpoint, finished_round=number, state=state, unmeasured=line)
+        return self._measure(line)
+
+    def _measure(self, line: dict[str, Any]) -> dict[str, Any]:
+        """Train on what the warm-up released, where it ends here; evaluate, and write the round's line."""
+        number = line["round"]
+        if self._is_warmed_up_after(number):
+            started = time.perf_counter()
+            self.server.warm_up()
+            line["seconds"]["server"] = round(line["seconds"]["server"] + time.perf_counter() - started, 4)
+        started = time.perf_counter()
+        weights = self.server.average.average
+        line |= self.assessment.each_round(weights)
+        if self._due(number):
+            line |= self.assessment.floor | self.assessment.measure(
+                weights,
+                grid=self.folder.grid(number),
+                last=number == len(self.plan.rounds),
+                seed=self.settings.run.seed + number,
+                start=self.server.start,
+            )
+        line["seconds"]["evaluation"] = round(time.perf_counter() - started, 4)
         with self.folder.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         checkpoint.save(self.folder.checkpoint, finished_round=number, state=self.server.state_dict())
-        self.finished_round = number
+        self.finished_round, self.unmeasured = number, None
         return line
+
+    def _is_warmed_up_after(self, number: int) -> bool:
+        return number == self.settings.warmup.rounds
 
     def _due(self, number: int) -> bool:
         """Evaluate each n-th round of training and, where it is asked for, what the warm-up alone gave."""
         before = self.settings.warmup.rounds
+        if number == len(self.plan.rounds):
+            return True
         if number <= before:
             return number == before and self.settings.evaluation.after_warmup
         return self.settings.evaluation.due(number - before - 1, len(self.plan.rounds) - before)

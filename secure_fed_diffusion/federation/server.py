@@ -195,11 +195,15 @@ class Server:
 
     def apply(self, total: npt.NDArray[np.int64]) -> None:
         """Step the model along the sum; after the last sum of the warm-up, train on what was released."""
+        self.take_sum(total)
+        if self._number == self._plan.warmup.rounds:
+            self.warm_up()
+
+    def take_sum(self, total: npt.NDArray[np.int64]) -> None:
+        """Step the model along the sum, or keep what it says of the classes."""
         release = self._release
         if release.name not in PHASES:
             self.classes.add(release.grid.to_float(total), release, self._noise_stddev(release))
-            if self._number == self._plan.warmup.rounds:
-                self._warm_up()
             return
         total = total[: release.length - release.canaries]  # the auditor's coordinates are no gradient
         if release.fixed_point is None:
@@ -237,7 +241,8 @@ class Server:
             return 0.0
         return (self._noise_stddev(release) / release.divisor) ** 2
 
-    def _warm_up(self) -> None:
+    def warm_up(self) -> None:
+        """Train on what was released of the classes: post-processing, the same each time it is done."""
         warmup = self._plan.warmup
         train_on_classes(
             self.model,

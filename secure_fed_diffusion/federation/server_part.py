@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from secure_fed_diffusion.dp.account import Charge
 from secure_fed_diffusion.dp.ledger import Ledger
@@ -56,6 +57,7 @@ class ServerPart:
     class_names: tuple[str, ...]
     config_text: str
     finished_round: int
+    unmeasured: dict[str, Any] | None
     shared: SharedBudget | None
 
     @property
@@ -76,6 +78,7 @@ class ServerPart:
             assessment=self.assessment,
             class_names=self.class_names,
             finished_round=self.finished_round,
+            unmeasured=self.unmeasured,
             shared=self.shared,
         )
 
@@ -123,13 +126,15 @@ def prepare_server(
         else BookedServer(run_id, plan, model, bench.objective, book=book, **parts)
     )
     saved = checkpoint.load(folder.checkpoint)
+    unmeasured = None
     if saved is not None:
-        server.load_state_dict(saved[1])
-    finished = saved[0] if saved else 0
+        server.load_state_dict(saved.state)
+        unmeasured = saved.unmeasured
+    finished = saved.finished_round if saved else 0
     _require_affordable(plan, ledger, finished)
     if shared is not None and finished < len(plan.rounds):
         shared.reserve(ledger)
-    cut_metrics(folder, finished)
+    cut_metrics(folder, finished if unmeasured is None else finished - 1)
     return ServerPart(
         settings=settings,
         folder=folder,
@@ -144,6 +149,7 @@ def prepare_server(
         class_names=class_names,
         config_text=config_text,
         finished_round=finished,
+        unmeasured=unmeasured,
         shared=shared,
     )
 

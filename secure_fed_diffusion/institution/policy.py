@@ -55,7 +55,8 @@ def before_planning(
     recipe = getattr(settings.modes, settings.privacy.mode)
     rounds = settings.warmup.rounds + recipe.rounds
     epochs = getattr(recipe, "local_epochs", 1)
-    reserved = federation.reserved_attempts + (settings.warmup.reserved_attempts or 0)
+    own = settings.warmup.reserved_attempts or 0
+    reserved = federation.reserved_attempts + (own if settings.warmup.rounds else 0)
     attempts = rounds + reserved
     steps = attempts
     if isinstance(recipe, LocalSettings):  # capped: each has its own bound below, and nothing overflows here

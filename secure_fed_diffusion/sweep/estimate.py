@@ -51,9 +51,8 @@ def seconds(settings: RunSettings) -> float:
     if settings.warmup.draws:
         training += settings.warmup.steps * settings.warmup.batch / _PLAIN_EXAMPLES
     evaluations = 1 + (settings.warmup.draws > 0) + (recipe.rounds - 1) // settings.evaluation.every
-    sampling = (
-        evaluations * settings.evaluation.samples * (settings.sampler.steps + _EXTRACTED) / _SAMPLED_STEPS
-    )
+    steps = settings.sampler.steps * settings.diffusion.truncation
+    sampling = evaluations * settings.evaluation.samples * (steps + _EXTRACTED) / _SAMPLED_STEPS
     classifying = settings.evaluation.samples * settings.evaluation.tstr_epochs / _CLASSIFIED
     attacks = _ATTACK_PASSES / _SAMPLED_STEPS if settings.evaluation.attacks else 0.0
     _, height, width = facts(settings.data.name).image_shape

@@ -150,6 +150,8 @@ def test_a_saved_model_starts_where_the_run_did_and_stays_whole_when_it_is_saved
         damage(tmp_path / "copy" / START)
         with pytest.raises(RunError, match="cannot be read"):
             load_pipeline(tmp_path / "copy")
+    with pytest.raises(ValueError, match="of 1, none is below 30"):
+        load_pipeline(tmp_path / "model")(LABELS, num_inference_steps=1)
     other = gaussians(spread=0.3)
     assert not np.array_equal(
         sample(unet, LABELS, diffusion=diffusion, settings=settings, patch=1, seed=0, start=other), images

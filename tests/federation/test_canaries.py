@@ -153,14 +153,14 @@ def test_coins_and_lines_survive_a_kill_and_the_round_that_is_done_again_counts_
     class Killed(BaseException):
         pass
 
-    honest = run.server.apply
+    honest = run.server.take_sum
 
     def die_in_round_three(total: object) -> None:
         if run.finished_round == 2:
             raise Killed
         honest(total)
 
-    run.server.apply = die_in_round_three  # type: ignore[method-assign]
+    run.server.take_sum = die_in_round_three  # type: ignore[method-assign]
     with pytest.raises(Killed):
         finish(run)
     coins = (folder / "canaries.json").read_bytes()

@@ -15,7 +15,7 @@ STATE = {"weights": torch.arange(5.0), "optimizer": {"step": 3, "lists": [torch.
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "checkpoint", finished_round=7, state=STATE)
-    finished, state = checkpoint.load(tmp_path / "checkpoint")
+    finished, state, _ = checkpoint.load(tmp_path / "checkpoint")
     assert finished == 7
     assert torch.equal(state["weights"], STATE["weights"])
     assert state["optimizer"]["step"] == 3
@@ -49,7 +49,7 @@ def test_a_process_killed_while_it_writes_leaves_the_old_one(
         patch.setattr(place, die)
         with pytest.raises(Killed):
             checkpoint.save(tmp_path, finished_round=2, state={"weights": torch.zeros(5)})
-    finished, state = checkpoint.load(tmp_path)
+    finished, state, _ = checkpoint.load(tmp_path)
     assert finished == 1
     assert torch.equal(state["weights"], STATE["weights"])
     checkpoint.save(tmp_path, finished_round=2, state=STATE)  # the scrap is no hindrance

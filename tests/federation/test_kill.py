@@ -80,7 +80,7 @@ def result(folder: Path) -> dict[str, Any]:
 
     Its bytes are no part of that where a resumed run makes one set-up more.
     """
-    _, state = checkpoint.load(folder / "checkpoint") or (0, {})
+    _, state, _ = checkpoint.load(folder / "checkpoint") or (0, {}, None)
     model = (folder / "model" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     metrics = read_lines(folder / "metrics.jsonl")
     one = "rounds_per_setup = 1" in (folder / "config.toml").read_text()

@@ -26,6 +26,7 @@ from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.prepare import prepare
 from secure_fed_diffusion.federation.run import Run
 from secure_fed_diffusion.federation.settings import MODES
+from secure_fed_diffusion.institution.budget import own_charges
 from tests.federation.small import settings_for
 
 
@@ -139,14 +140,14 @@ def test_a_round_that_left_before_the_kill_is_paid_for_twice(tmp_path: Path) -> 
     class Killed(BaseException):
         pass
 
-    honest = run.server.apply
+    honest = run.server.take_sum
 
     def die_in_round_two(total: object) -> None:
         if run.finished_round == 1:
             raise Killed
         honest(total)
 
-    run.server.apply = die_in_round_two  # type: ignore[method-assign]
+    run.server.take_sum = die_in_round_two  # type: ignore[method-assign]
     with pytest.raises(Killed):
         finish(run)
     watcher = Watcher()
@@ -170,7 +171,7 @@ def test_a_kill_in_the_warm_up_is_paid_for_from_the_reserve_too(tmp_path: Path) 
     def die(total: object) -> None:
         raise Killed
 
-    run.server.apply = die  # type: ignore[method-assign]
+    run.server.take_sum = die  # type: ignore[method-assign]
     with pytest.raises(Killed):
         finish(run)
     overrides = ("federation.clients_per_round=6", "federation.min_survivors=5")
@@ -286,20 +287,61 @@ def test_the_model_folder_loads_with_diffusers_alone(tmp_path: Path) -> None:
     assert done.stdout.strip() == "3"
 
 
+TRUNCATED = (
+    "privacy.epsilon=1000",
+    "diffusion.truncation=0.6",
+    "warmup.noise_multiplier=0.2",
+    "warmup.covariances.draws=1",
+    "warmup.covariances.clip_norm=8",
+    "warmup.covariances.noise_multiplier=0.2",
+)
+
+
 def test_a_truncated_run_starts_its_samples_from_the_released_classes_also_after_a_stop(
     tmp_path: Path,
 ) -> None:
-    overrides = ("diffusion.truncation=0.6", "warmup.covariances.draws=1", "warmup.covariances.clip_norm=8")
+    begun = make(tmp_path / "run", "distributed", *TRUNCATED)
     with pytest.raises(KeyboardInterrupt):
-        finish(make(tmp_path / "run", "distributed", *overrides), Watcher(stop_after=3))
-    run = make(tmp_path / "run", "distributed", *overrides, resume=True)
+        finish(begun, Watcher(stop_after=3))
+    released = begun.server.classes.gaussians
+    run = make(tmp_path / "run", "distributed", *TRUNCATED, resume=True)
     assert finish(run)["finished"]
     start = load_pipeline(tmp_path / "run" / "model").start
-    released = run.server.classes.gaussians
     assert start is not None
     assert torch.equal(start.means, released.means)
     assert torch.equal(start.factors, released.factors)
     assert float(start.means.std()) > 0.1
+    assert float(start.factors.abs().max()) > 0.1  # there are directions above the noise
+
+
+@pytest.mark.parametrize("where", ["warm_up", "measure"])
+def test_a_kill_while_the_warm_up_trains_or_a_model_is_measured_costs_no_round(
+    where: str, tmp_path: Path
+) -> None:
+    reserves = ("federation.reserved_attempts=0", "warmup.reserved_attempts=0")
+    whole = make(tmp_path / "whole", "central", *reserves)
+    finish(whole)
+    run = make(tmp_path / "run", "central", *reserves)
+    owner = run.server if where == "warm_up" else run.assessment
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    setattr(owner, where, die)
+    with pytest.raises(Killed):
+        finish(run)
+    resumed = make(tmp_path / "run", "central", *reserves, resume=True)
+    assert resumed.unmeasured is not None
+    assert finish(resumed)["finished"]
+    for kept in ("metrics.jsonl", "ledger.jsonl"):
+        lines = [(line.get("round"), line.get("attempt")) for line in read_lines(tmp_path / "run" / kept)]
+        assert lines == [
+            (line.get("round"), line.get("attempt")) for line in read_lines(tmp_path / "whole" / kept)
+        ]
+    assert resumed.unmeasured is None
 
 
 def test_a_truncated_process_without_class_means_is_refused(tmp_path: Path) -> None:
@@ -320,16 +362,31 @@ def test_the_warm_up_may_have_a_reserve_of_its_own(tmp_path: Path) -> None:
     most, less = shared.max_charges(), apart.max_charges()
     assert less["prototypes"] == most["prototypes"] - 2
     assert less["training"] == most["training"]
+    alone, client = plan_of(tmp_path / "alone", "warmup.reserved_attempts=5"), 0
+    planned = {n: sum(client in r.cohort for r in alone.rounds if r.release == n) for n in alone.releases}
+    charges = own_charges(alone, client)
+    assert charges == {"prototypes": planned["prototypes"] + 5, "training": planned["training"] + 2}
+    several = plan_of(
+        tmp_path / "several",
+        "secagg.rounds_per_setup=9",
+        "federation.min_survivors=5",
+        "warmup.reserved_attempts=5",
+    )
+    assert (several.slots("prototypes"), several.slots("training")) == (1 + 5, 3 + 2)
     assert apart.noise_multiplier < shared.noise_multiplier  # what is not reserved buys less noise
 
 
-@pytest.mark.parametrize(("number", "survives"), [(1, False), (3, True)])
+@pytest.mark.parametrize(("training", "warm_up", "number"), [(1, 0, 1), (1, 0, 3), (0, 1, 1), (0, 1, 3)])
 def test_repeats_of_the_warm_up_and_of_the_training_do_not_use_up_each_other_s_reserve(
-    number: int, survives: bool, tmp_path: Path
+    training: int, warm_up: int, number: int, tmp_path: Path
 ) -> None:
     run = make(
-        tmp_path / "run", "distributed", "federation.reserved_attempts=1", "warmup.reserved_attempts=0"
+        tmp_path / "run",
+        "distributed",
+        f"federation.reserved_attempts={training}",
+        f"warmup.reserved_attempts={warm_up}",
     )
+    survives = bool(warm_up if number == 1 else training)
     total, failures = run.server.total, []
 
     def fail_once() -> Any:
@@ -342,6 +399,9 @@ def test_repeats_of_the_warm_up_and_of_the_training_do_not_use_up_each_other_s_r
     if survives:
         assert finish(run)["finished"]
     else:
-        with pytest.raises(RunError, match=r"round 1 failed.*\(warmup\.reserved_attempts=0\) are used"):
+        key = "warmup" if number == 1 else "federation"
+        with pytest.raises(
+            RunError, match=rf"round {number} failed.*\({key}\.reserved_attempts=0\) are used"
+        ):
             finish(run)
     assert failures == [number]

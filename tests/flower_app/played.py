@@ -136,7 +136,7 @@ def weights(folder: Path) -> tuple[np.ndarray[Any, Any], bytes]:
     saved = checkpoint.load(folder / "checkpoint")
     assert saved is not None
     model = folder / "model" / "unet" / "diffusion_pytorch_model.safetensors"
-    return saved[1]["weights"].numpy(), model.read_bytes()
+    return saved.state["weights"].numpy(), model.read_bytes()
 
 
 def charges(path: Path) -> list[tuple[int, int, int, str]]:
