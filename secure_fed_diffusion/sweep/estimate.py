@@ -50,7 +50,8 @@ def seconds(settings: RunSettings) -> float:
     training *= settings.diffusion.noise_multiplicity
     if settings.warmup.draws:
         training += settings.warmup.steps * settings.warmup.batch / _PLAIN_EXAMPLES
-    evaluations = 1 + (settings.warmup.draws > 0) + (recipe.rounds - 1) // settings.evaluation.every
+    after_warmup = settings.warmup.draws > 0 and settings.evaluation.after_warmup
+    evaluations = 1 + after_warmup + (recipe.rounds - 1) // settings.evaluation.every
     steps = settings.sampler.steps * settings.diffusion.truncation
     sampling = evaluations * settings.evaluation.samples * (steps + _EXTRACTED) / _SAMPLED_STEPS
     classifying = settings.evaluation.samples * settings.evaluation.tstr_epochs / _CLASSIFIED
