@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.results import into_readme
-from experiments.tradeoff import figure, run, table
+from experiments.tradeoff import figure, published, run, table
 from experiments.tradeoff.baselines import class_gaussians, class_means, dp_classifier, dp_merf
 from experiments.tradeoff.baselines.measure import Job, measure
 from experiments.tradeoff.baselines.release import Plan
@@ -334,6 +334,35 @@ def test_two_cells_and_the_baselines_give_results_and_a_figure(tmp_path: Path) -
     assert len(before) == 2
     assert run.main(words) == 0  # nothing is done again
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_dp_merf_is_set_beside_its_published_accuracy(tmp_path: Path) -> None:
+    record = {"epsilon": 1.0, "tstr_cnn": 0.78, "fid_lenet84_mnist": 90.0, "seed": 0, "seconds": 60.0}
+    results = {"command": "c", "commit": "1", "machine": "m", "records": [record]}
+    assert "| 1 | 78.0 % | 80.3 % | -2.3 | 90.0 | 0 | 1 |" in published.markdown(results)
+
+
+@pytest.mark.slow
+def test_the_published_command_measures_the_papers_recipe_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(published, "FID", "fid_lenet32_digits")  # MNIST needs a file
+    words = ["--out", str(tmp_path / "out"), "--results", str(tmp_path / "found.json"), "--jobs", "1"]
+    for override in (
+        'data.name="digits"',
+        "federation.declared_records=1200",
+        "evaluation.samples=90",
+        "evaluation.tstr_epochs=1",
+    ):
+        words += ["--set", override]
+    words += ["--recipe", "features=100", "--recipe", "epochs=1"]
+    assert published.main(words) == 0
+    records = json.loads((tmp_path / "found.json").read_text())["records"]
+    assert [record["epsilon"] for record in records] == [1.0, 10.0]
+    assert all(record["epsilon_spent"] <= record["epsilon"] for record in records)
+    files = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert published.main(words) == 0  # nothing is measured again
+    assert {path: path.read_bytes() for path in files} == files
 
 
 def test_images_sets_of_the_baselines_are_valid() -> None:
