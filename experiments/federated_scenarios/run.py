@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,7 @@ from experiments.federated_scenarios import figure, table
 from experiments.federated_scenarios.alone import Job, measure
 from experiments.federated_scenarios.scenario import Scenario
 from experiments.results import into_readme, origin
+from experiments.sweeping import each_once, jsonable, sweep, sweep_options
 from secure_fed_diffusion import config
 from secure_fed_diffusion.sweep import estimate
 from secure_fed_diffusion.sweep.command import find_places
@@ -43,19 +41,6 @@ SETS = ("fashion", "mnist", "xray", "quick")
 def results_file(name: str) -> Path:
     """Return where the results of a data set are kept; Fashion-MNIST is the paper's first."""
     return HERE / ("results.json" if name == "fashion" else f"{name}_results.json")
-
-
-def sweep(grid: Path, out: Path, options: Sequence[str]) -> bool:
-    """Run `sfd sweep`, or go on with it; say whether every cell ended well.
-
-    Raises:
-        SystemExit: it was stopped, or the grid is wrong.
-    """
-    command = [sys.executable, "-m", "secure_fed_diffusion.cli", "sweep", str(grid), "--out", str(out)]
-    done = subprocess.run([*command, "--resume", *options], check=False)
-    if done.returncode not in (0, 1):
-        raise SystemExit(done.returncode)
-    return done.returncode == 0
 
 
 def jobs_of(baselines: Path, name: str, grid: Grid) -> list[Job]:
@@ -91,24 +76,6 @@ def _override(key: str, value: Any) -> str:
     return f"{key}={tomli_w.dumps({'v': value}).partition('=')[2].strip()}"
 
 
-def train_alone(jobs: Sequence[Job], out: Path, workers: int) -> list[dict[str, Any]]:
-    """Return the record of every job; what is in a file under `out` is not computed again."""
-    out.mkdir(parents=True, exist_ok=True)
-    left = [job for job in jobs if not (out / f"{job.name}.json").exists()]
-    began = time.perf_counter()
-    if left:
-        with ProcessPoolExecutor(max(1, workers)) as pool:
-            waiting = {pool.submit(measure, job, out): job for job in left}
-            for done, finished in enumerate(as_completed(waiting), start=1):
-                path = out / f"{waiting[finished].name}.json"
-                fresh = path.with_suffix(".new")
-                fresh.write_text(json.dumps(finished.result(), indent=1), encoding="utf-8")
-                fresh.replace(path)
-                minutes = (time.perf_counter() - began) / 60
-                print(f"{done}/{len(left)} {path.stem} ({minutes:.1f} min)", flush=True)
-    return [json.loads((out / f"{job.name}.json").read_text(encoding="utf-8")) for job in jobs]
-
-
 def records_of(places: Sequence[Place], base: Scenario, out: Path) -> list[dict[str, Any]]:
     """Return the finished cells as flat records that JSON can hold: ε = inf becomes null."""
     took = attempts(out)
@@ -126,13 +93,8 @@ def _record(place: Place, base: Scenario, past: Sequence[Mapping[str, Any]]) -> 
         "prox_mu": scenario.prox_mu,
         "seconds_evaluation": place.summary["seconds_by_part"].get("evaluation"),
     }
-    dropped = ("status", "error")
-    found = {
-        key: None if value == math.inf else value
-        for key, value in row(place, past).items()
-        if key not in dropped and "." not in key  # an axis by its dotted key is in `about`
-    }
-    return found | about
+    found = jsonable(row(place, past))
+    return {key: value for key, value in found.items() if "." not in key} | about  # an axis is in `about`
 
 
 def write_pages(readme: Path | None, name: str, results_json: Path) -> None:
@@ -178,16 +140,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, overrides = arguments.name, tuple(arguments.override)
     grid = arguments.grid or HERE / f"{name}.toml"
     out = arguments.out or Path("runs") / "federated_scenarios" / name
-    options = ["--jobs", str(arguments.jobs)]
-    options += ["--memory", str(arguments.memory)] if arguments.memory else []
-    options += [word for override in overrides for word in ("--set", override)]
+    options = sweep_options(jobs=arguments.jobs, memory=arguments.memory, overrides=overrides)
     read = read_grid(grid, overrides)
     jobs = jobs_of(arguments.baselines, name, read)
     if arguments.dry_run:
         dry_run(grid, out, options, jobs, arguments.jobs)
         return 0
     whole = sweep(grid, out / "sweep", options)
-    baselines = train_alone(jobs, out / "alone", arguments.jobs)
+    baselines = each_once(jobs, partial(measure, folder=out / "alone"), out / "alone", arguments.jobs)
     base = Scenario.of(config.load(read.base, read.settings))
     records = records_of(find_places(grid, out / "sweep", overrides, full=False), base, out / "sweep")
     records += baselines

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +19,7 @@ from typing import Any
 from scipy import stats
 
 from experiments.results import into_readme, origin
-from secure_fed_diffusion.sweep.command import find_places
-from secure_fed_diffusion.sweep.process import attempts
-from secure_fed_diffusion.sweep.table import rows_of
+from experiments.sweeping import finished_cells, sweep, sweep_options
 
 HERE = Path(__file__).parent
 GRIDS = {
@@ -32,26 +29,6 @@ GRIDS = {
     "fashion_epsilon1": "fashion_epsilon1_results.json",
 }
 FIGURES = {"tstr_cnn": "TSTR, CNN", "prototype_accuracy": "prototypes", "fid_lenet84": "FID-LeNet84"}
-
-
-def sweep(grid: Path, out: Path, overrides: Sequence[str]) -> None:
-    """Run what is not done yet.
-
-    Raises:
-        SystemExit: it was stopped, the grid is wrong, or a cell failed; the message is above.
-    """
-    command = [sys.executable, "-m", "secure_fed_diffusion.cli", "sweep", str(grid), "--out", str(out)]
-    options = [word for override in overrides for word in ("--set", override)]
-    done = subprocess.run([*command, "--resume", "--jobs", "1", *options], check=False)
-    if done.returncode:
-        raise SystemExit(done.returncode)
-
-
-def records(grid: Path, out: Path, overrides: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the finished cells, flat; `seconds` is the wall time of the whole run, evaluation included."""
-    rows = rows_of(find_places(grid, out, tuple(overrides), full=False), attempts(out))
-    done = [row for row in rows if row["status"] == "finished"]
-    return [{key: value for key, value in row.items() if key not in ("status", "error")} for row in done]
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
@@ -113,11 +90,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = arguments.results or HERE / GRIDS[arguments.grid]
     if not arguments.table:
         if not arguments.collect:
-            sweep(grid, out, arguments.overrides)
+            options = sweep_options(jobs=1, memory=None, overrides=arguments.overrides)
+            if not sweep(grid, out, options):
+                raise SystemExit(1)  # a cell failed; its message is above
         words = sys.argv[1:] if argv is None else argv
         whole = {
             **origin("experiments.mnist_cpu.run", words),
-            "records": records(grid, out, arguments.overrides),
+            "records": finished_cells(grid, out, arguments.overrides),
         }
         results.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
         print(results)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.results import into_readme, origin
-from experiments.tradeoff.baselines.measure import Job
-from experiments.tradeoff.run import baselines
+from experiments.sweeping import each_once
+from experiments.tradeoff.baselines.measure import Job, measure
 from secure_fed_diffusion import config
 
 HERE = Path(__file__).parent
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     results = {
         **origin("experiments.tradeoff.published", sys.argv[1:] if argv is None else argv),
-        "records": baselines(jobs, arguments.out, arguments.jobs),
+        "records": each_once(jobs, measure, arguments.out, arguments.jobs),
     }
     arguments.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if arguments.results.parent == HERE:

@@ -9,6 +9,7 @@ import pytest
 
 from experiments.mnist_cpu import run as experiment
 from experiments.results import into_readme
+from experiments.sweeping import finished_cells, sweep, sweep_options
 from secure_fed_diffusion.data.facts import facts
 from secure_fed_diffusion.federation.prepare import plan_for
 from secure_fed_diffusion.federation.workbench import Workbench
@@ -85,8 +86,8 @@ def test_a_small_cell_goes_through(tmp_path: Path) -> None:
     keep.write_text(
         f'base = "{experiment.HERE / "config.toml"}"\n[axes]\nmode = ["distributed"]\nepsilon = [10.0]\n'
     )
-    experiment.sweep(keep, tmp_path / "out", SMALL)
-    found = experiment.records(keep, tmp_path / "out", SMALL)
+    assert sweep(keep, tmp_path / "out", sweep_options(jobs=1, memory=None, overrides=SMALL))
+    found = finished_cells(keep, tmp_path / "out", SMALL)
     assert [r["mode"] for r in found] == ["distributed"]
     assert 0 <= found[0]["tstr_cnn"] <= 1
     json.dumps(found)
