@@ -15,10 +15,10 @@
     value = 50
     federation.clients_per_round = 50
 
-`mode`, `epsilon`, `clients` and `seed` are short for the keys in `SHORT`; `variant` is a name alone, and a
-value of it sets what stands beside it; any other axis is named by its dotted key.  Later axes win over earlier ones.  Each table of `keep` lists values of some axes; a cell is
-kept if one table allows it.  Mode `none` has no ε: it makes one cell at ε = inf, not one for each ε, and
-`keep` does not ask it for one.  In a
+`mode`, `epsilon`, `clients` and `seed` are short for the keys in `SHORT`; `variant` is a name alone, for
+what a value sets beside itself; any other axis is named by its dotted key.  Later axes win over earlier
+ones.  Each table of `keep` lists values of some axes; a cell is kept if one table allows it.  Mode `none`
+has no ε: it makes one cell at ε = inf, not one for each ε, and `keep` does not ask it for one.  In a
 private mode inf stands for ε = 500, the largest budget that the accountant bears: the noise is nearly gone,
 the clip is not.
 

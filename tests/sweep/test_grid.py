@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from secure_fed_diffusion import config
 from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.sweep.command import find_places
 from secure_fed_diffusion.sweep.grid import NEARLY_NO_NOISE, Grid, read_grid
+from secure_fed_diffusion.sweep.table import rows_of
 from tests.federation.small import CONFIG
 
 FOUR = """
@@ -55,6 +57,19 @@ def test_a_value_may_bring_other_settings_with_it(tmp_path: Path) -> None:
     assert (small.settings.federation.clients_per_round, small.settings.secagg.threshold) == (5, 4)
     assert (large.settings.federation.clients_per_round, large.settings.secagg.threshold) == (9, 7)
     assert large.cell.axes == {"seed": 0, "clients": 9}
+
+
+def test_a_variant_is_a_name_for_what_stands_beside_it(tmp_path: Path) -> None:
+    text = 'base = "base.toml"\n[axes]\nseed = [0]\n[[axes.variant]]\nvalue = "as it is"\n'
+    text += '[[axes.variant]]\nvalue = "ε-prediction"\ndiffusion.prediction = "epsilon"\nsampler.steps = 7\n'
+    plain, other = find_places(write(tmp_path, text), tmp_path / "out", full=False)
+    assert (other.settings.diffusion.prediction, other.settings.sampler.steps) == ("epsilon", 7)
+    assert plain.settings == config.load(tmp_path / "base.toml", ["run.seed=0", "data.seed=0", "run.workers=1"])
+    assert rows_of([plain, other], {})[1]["variant"] == "ε-prediction"
+    assert other.cell.name.isascii()
+    wrong = write(tmp_path, text.replace("sampler.steps", "sampler.no_such_key"))
+    with pytest.raises(ConfigError, match="no_such_key"):
+        find_places(wrong, tmp_path / "out", full=False)
 
 
 def test_keep_cuts_the_product_and_full_does_not(tmp_path: Path) -> None:
