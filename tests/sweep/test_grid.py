@@ -64,7 +64,8 @@ def test_a_variant_is_a_name_for_what_stands_beside_it(tmp_path: Path) -> None:
     text += '[[axes.variant]]\nvalue = "ε-prediction"\ndiffusion.prediction = "epsilon"\nsampler.steps = 7\n'
     plain, other = find_places(write(tmp_path, text), tmp_path / "out", full=False)
     assert (other.settings.diffusion.prediction, other.settings.sampler.steps) == ("epsilon", 7)
-    assert plain.settings == config.load(tmp_path / "base.toml", ["run.seed=0", "data.seed=0", "run.workers=1"])
+    seeds = ["run.seed=0", "data.seed=0", "run.workers=1"]
+    assert plain.settings == config.load(tmp_path / "base.toml", seeds)
     assert rows_of([plain, other], {})[1]["variant"] == "ε-prediction"
     assert other.cell.name.isascii()
     wrong = write(tmp_path, text.replace("sampler.steps", "sampler.no_such_key"))
