@@ -1,0 +1,58 @@
+"""Sweep the variants of the recipe, write the results, the figure and the README's table.
+
+    SFD_DATA_DIR=/path/to/data python -m experiments.recipe_ablation.run [--collect | --table]
+
+A finished cell is not run again, a stopped one goes on.  `--collect` writes what is finished so far and runs
+nothing; `--table` writes figure and README again from the results alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.recipe_ablation import figure, table
+from experiments.results import into_readme, origin
+from experiments.sweeping import finished_cells, sweep, sweep_options
+
+HERE = Path(__file__).parent
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is left, then write everything; 1 if a cell failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--grid", type=Path, default=HERE / "grid.toml")
+    parser.add_argument("--out", type=Path, default=Path("runs/recipe_ablation"))
+    parser.add_argument("--results", type=Path, default=HERE / "results.json")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells side by side")
+    parser.add_argument("--memory", type=float, help="GiB for all cells together")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--collect", action="store_true", help="write what is finished so far, run nothing")
+    only.add_argument("--table", action="store_true", help="figure and README from the results alone")
+    arguments = parser.parse_args(argv)
+    whole = True
+    if not arguments.table:
+        if not arguments.collect:
+            options = sweep_options(
+                jobs=arguments.jobs, memory=arguments.memory, overrides=arguments.overrides
+            )
+            whole = sweep(arguments.grid, arguments.out, options)
+        results = {
+            **origin("experiments.recipe_ablation.run", sys.argv[1:] if argv is None else argv),
+            "records": finished_cells(arguments.grid, arguments.out, arguments.overrides),
+        }
+        arguments.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    results = json.loads(arguments.results.read_text(encoding="utf-8"))
+    print(figure.draw(results["records"], arguments.results.with_name("figure.png")))
+    if arguments.results.parent == HERE:
+        into_readme(HERE / "README.md", "results", table.markdown(results))
+    return 0 if whole else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

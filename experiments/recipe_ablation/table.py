@@ -1,0 +1,115 @@
+"""What a change is worth: its mean less that of the recipe, with an interval, as a table and in words."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.stats import ttest_ind
+
+Record = Mapping[str, Any]
+BASE = "recipe"
+TSTR, PROTOTYPES, FID = "tstr_cnn", "prototype_accuracy", "fid_lenet84"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """Points of TSTR over the recipe; the 95 % interval of Welch's t, where both were repeated."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def variants(records: Sequence[Record]) -> list[str]:
+    """Return the variants in the order of the grid."""
+    return list(dict.fromkeys(str(record["variant"]) for record in records))
+
+
+def epsilons(records: Sequence[Record]) -> list[float]:
+    """Return the ε, the largest first."""
+    return sorted({float(record["epsilon"]) for record in records}, reverse=True)
+
+
+def values(records: Sequence[Record], variant: str, epsilon: float, key: str) -> list[float]:
+    """Return a figure of every repetition; a key may be the beginning of a name."""
+    same = [r for r in records if r["variant"] == variant and float(r["epsilon"]) == epsilon]
+    return [float(r[name]) for r in same for name in r if name == key or name.startswith(f"{key}_")]
+
+
+def effect(records: Sequence[Record], variant: str, epsilon: float) -> Effect | None:
+    """Return what the change does to TSTR, in points; None where either was not run."""
+    changed = values(records, variant, epsilon, TSTR)
+    base = values(records, BASE, epsilon, TSTR)
+    if not changed or not base:
+        return None
+    mean = 100 * (statistics.fmean(changed) - statistics.fmean(base))
+    if min(len(changed), len(base)) < 2:
+        return Effect(mean=mean)
+    between = ttest_ind(changed, base, equal_var=False).confidence_interval(0.95)
+    return Effect(mean=mean, low=100 * float(between.low), high=100 * float(between.high))
+
+
+def finding(records: Sequence[Record]) -> str:
+    """Name, for each ε, the changes whose interval leaves out zero."""
+    sentences = []
+    for epsilon in epsilons(records):
+        found = {v: e for v in variants(records) if v != BASE and (e := effect(records, v, epsilon))}
+        better = [f"{v} ({e.mean:+.1f})" for v, e in found.items() if e.clear and e.mean > 0]
+        worse = [f"{v} ({e.mean:+.1f})" for v, e in found.items() if e.clear and e.mean < 0]
+        sentences.append(
+            f"At ε = {epsilon:g}, {len(found)} changes: better than the recipe by more than chance "
+            f"{', '.join(better) or 'none'}; worse {', '.join(worse) or 'none'}; "
+            f"the rest within chance."
+        )
+    return " ".join(sentences)
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return the finding and a row for each variant."""
+    records: Sequence[Record] = results["records"]
+    lines = [
+        finding(records),
+        "",
+        f"`{results['command']}` at commit {results['commit']}, {results['machine']}:",
+        "",
+        "| change | ε | runs | TSTR, CNN | against the recipe, points | prototypes | FID-LeNet84 | minutes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for epsilon in epsilons(records):
+        for variant in variants(records):
+            if runs := len(values(records, variant, epsilon, TSTR)):
+                mean = {
+                    key: statistics.fmean(values(records, variant, epsilon, key))
+                    for key in (TSTR, PROTOTYPES, FID, "seconds")
+                }
+                lines.append(
+                    f"| {variant} | {epsilon:g} | {runs} | {100 * mean[TSTR]:.1f} % | "
+                    f"{_points(None if variant == BASE else effect(records, variant, epsilon))} | "
+                    f"{100 * mean[PROTOTYPES]:.1f} % | {mean[FID]:.1f} | "
+                    f"{mean['seconds'] / 60:.1f} |"
+                )
+    lines += [
+        "",
+        "Means over the runs. Against the recipe: difference of the means with Welch's 95 % interval, bold "
+        "where it leaves out zero; each stands for itself, none is widened for their number.",
+        "",
+        "![What each change is worth](figure.png)",
+    ]
+    return "\n".join(lines)
+
+
+def _points(found: Effect | None) -> str:
+    if found is None:
+        return "–"
+    if found.low is None or found.high is None:
+        return f"{found.mean:+.1f}"
+    text = f"{found.mean:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
+    return f"**{text}**" if found.clear else text
