@@ -85,4 +85,10 @@ def each_once(jobs: Sequence[Job], measure: Callable[[Job], Record], out: Path, 
                 fresh.replace(path)
                 minutes = (time.perf_counter() - began) / 60
                 print(f"{done}/{len(left)} {path.stem} ({minutes:.1f} min)", flush=True)
-    return [json.loads((out / f"{job.name}.json").read_text(encoding="utf-8")) for job in jobs]
+    return finished_jobs(jobs, out)
+
+
+def finished_jobs(jobs: Sequence[Named], out: Path) -> list[Record]:
+    """Return the records that are there, in the order of the jobs."""
+    paths = [out / f"{job.name}.json" for job in jobs]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]

@@ -3,6 +3,7 @@
     SFD_DATA_DIR=/path/to/data python -m experiments.tradeoff.run      # MNIST, the cells that grid.toml keeps
     python -m experiments.tradeoff.run --quick                         # scikit-learn's digits
     python -m experiments.tradeoff.run --full                          # every cell of the product
+    python -m experiments.tradeoff.run --collect                       # what is finished so far, run nothing
 
 Whatever is done under --out is not done again: stop it and start it anew at will.
 """
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.results import into_readme, origin
-from experiments.sweeping import each_once, finished_cells, sweep, sweep_options
+from experiments.sweeping import each_once, finished_cells, finished_jobs, sweep, sweep_options
 from experiments.tradeoff import figure, table
 from experiments.tradeoff.baselines.measure import METHODS, Job, measure
 from secure_fed_diffusion import config
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells side by side")
     parser.add_argument("--memory", type=float, help="GiB for all cells together")
+    parser.add_argument("--collect", action="store_true", help="write what is finished so far, run nothing")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
     arguments = parser.parse_args(argv)
     stem = "quick_" if arguments.quick else ""
@@ -64,12 +66,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = sweep_options(jobs=arguments.jobs, memory=arguments.memory, overrides=arguments.overrides)
     options += ["--full"] if arguments.full else []
     began = time.perf_counter()
-    whole = sweep(grid, out / "sweep", options)
+    whole = arguments.collect or sweep(grid, out / "sweep", options)
     read = read_grid(grid, tuple(arguments.overrides))
     recipes = tomllib.loads(arguments.recipes.read_text(encoding="utf-8"))
     simple = jobs_of(recipes, read.base, read.settings, full=arguments.full)
-    records = each_once(simple, measure, out / "baselines", arguments.jobs)
-    records = finished_cells(grid, out / "sweep", arguments.overrides, full=arguments.full) + records
+    records = finished_cells(grid, out / "sweep", arguments.overrides, full=arguments.full)
+    records += (
+        finished_jobs(simple, out / "baselines")
+        if arguments.collect
+        else each_once(simple, measure, out / "baselines", arguments.jobs)
+    )
     results = {
         **origin("experiments.tradeoff.run", sys.argv[1:] if argv is None else argv),
         "minutes_of_this_call": round((time.perf_counter() - began) / 60, 1),

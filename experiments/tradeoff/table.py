@@ -26,6 +26,7 @@ from experiments.tradeoff.figure import (
 from secure_fed_diffusion.reporting.tradeoff import Cell, summarise
 
 HERE = Path(__file__).parent
+PROTOTYPES = "prototype_accuracy"
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -63,6 +64,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     none = summarise([r for r in near if r["mode"] == "none"], "none", None, TSTR)
     lines.append("| none, TSTR | – | – | " + " | ".join(["–"] * len(columns) + [_share(none)]) + " |")
     lines += ["", "Bold: the best at that ε. Means, ± half of a 95 % t-interval where a cell was repeated."]
+    lines += ["", *_other_figures(near, curves, columns)]
     wins = simpler_wins(records)
     for epsilon, (method, theirs, mode, ours) in wins.items():
         lines += [
@@ -83,6 +85,61 @@ def markdown(results: Mapping[str, Any]) -> str:
             for (epsilon, n), cell in found.items()
         ]
     return "\n".join(lines)
+
+
+def _other_figures(records: Sequence[Record], curves: Sequence[Curve], columns: Sequence[float]) -> list[str]:
+    """Return what else was measured: images, prototypes, and what attacks on the released models found."""
+    lines = [
+        "| images of | ε | FID | nearest prototype | membership AUC | audited lower bound of ε |",
+        "|---|---|---|---|---|---|",
+    ]
+    fid = next((key for r in records for key in r if key.startswith("fid_") and "floor" not in key), "fid")
+    drawn = [(curve.label, curve.mode, e) for curve in curves if curve.key == TSTR for e in (*columns, None)]
+    for label, mode, epsilon in [*drawn, ("none", "none", None)]:
+        same = [r for r in records if r["mode"] == mode and r["epsilon"] == epsilon]
+        if not same:
+            continue
+        found, prototypes = summarise(same, mode, epsilon, fid), summarise(same, mode, epsilon, PROTOTYPES)
+        shown = [
+            label,
+            "∞" if epsilon is None else f"{epsilon:g}",
+            _plain(found),
+            _share(prototypes),
+            ", ".join(map(_auc, filter(_attacked, same))) or "–",
+            ", ".join(map(_bound, filter(_audited, same))) or "–",
+        ]
+        lines.append(f"| {' | '.join(shown)} |")
+    return [
+        *lines,
+        "",
+        "Membership AUC: the loss-threshold attack on one released model, 95 % interval over images; 0.5 is "
+        "chance. Audited: what the canaries of a run prove of the ε spent, in the view and with the confidence named; 0 "
+        "proves nothing.",
+    ]
+
+
+def _attacked(record: Record) -> bool:
+    return record.get("membership_auc") is not None
+
+
+def _auc(record: Record) -> str:
+    low, high = record["membership_auc_low"], record["membership_auc_high"]
+    return f"{record['membership_auc']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _audited(record: Record) -> bool:
+    return record.get("audited_epsilon") is not None
+
+
+def _bound(record: Record) -> str:
+    confidence = f"{record['audited_confidence']:.0%}, {record['audited_view']}"
+    return f"{record['audited_epsilon']:.2f} of {record['epsilon_spent']:.2f} ({confidence})"
+
+
+def _plain(cell: Cell | None) -> str:
+    if cell is None:
+        return "–"
+    return f"{cell.mean:.1f}" + ("" if cell.half_width is None else f" ± {cell.half_width:.1f}")
 
 
 def _cell(records: Sequence[Record], curve: Curve, epsilon: float | None) -> Cell | None:

@@ -206,6 +206,24 @@ def records() -> list[dict[str, Any]]:
     return found
 
 
+def test_the_table_has_the_images_and_what_attacks_found() -> None:
+    attacked = {
+        "membership_auc": 0.512,
+        "membership_auc_low": 0.47,
+        "membership_auc_high": 0.55,
+        "audited_epsilon": 0.4,
+        "audited_view": "sum_c1",
+        "audited_confidence": 0.95,
+        "prototype_accuracy": 0.97,
+    }
+    found = [record("distributed", 10.0, 0.8), record("none", None, 0.9)]
+    results = {"command": "c", "commit": "d", "machine": "m", "minutes_of_all_cells_one_after_another": 3.0}
+    text = table.markdown(results | {"records": [found[0] | attacked, found[1]]})
+    wanted = "| distributed | 10 | 12.5 | 97.0 % | 0.51 (0.47 to 0.55) | 0.40 of 10.00 (95%, sum_c1) |"
+    assert wanted in text
+    assert "| none | ∞ | 11.1 | – | – | – |" in text
+
+
 def test_the_title_is_computed_from_the_numbers() -> None:
     said = figure.finding(records())
     assert (
@@ -332,6 +350,8 @@ def test_two_cells_and_the_baselines_give_results_and_a_figure(tmp_path: Path) -
     ledger = (tmp_path / "out" / "sweep" / "cells").glob("*/ledger.jsonl")
     before = {path: path.read_bytes() for path in ledger}
     assert len(before) == 2
+    assert run.main([*words, "--collect"]) == 0
+    assert json.loads((tmp_path / "results.json").read_text())["records"] == results["records"]
     assert run.main(words) == 0  # nothing is done again
     assert {path: path.read_bytes() for path in before} == before
 

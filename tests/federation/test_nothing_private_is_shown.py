@@ -26,6 +26,7 @@ import numpy as np
 import pytest
 
 from secure_fed_diffusion import cli
+from secure_fed_diffusion.commands import run as run_command
 from secure_fed_diffusion.data.datasets import Dataset, ImageSet, load
 from secure_fed_diffusion.data.settings import DataSettings
 from secure_fed_diffusion.federation import folder as folder_module
@@ -162,13 +163,13 @@ def _class_counts(patch: pytest.MonkeyPatch) -> None:
 
 
 def _training_loss(patch: pytest.MonkeyPatch) -> None:
-    honest = cli._announce
+    honest = run_command._announce
 
     def announce(*args: Any) -> None:
         honest(*args)
         print(f"loss {LAST['brightness']:.3f}")
 
-    patch.setattr(cli, "_announce", announce)
+    patch.setattr(run_command, "_announce", announce)
 
 
 LAST: dict[str, Any] = {}  # what the private records of the run in progress have, for the leaks below
