@@ -113,7 +113,7 @@ def _other_figures(records: Sequence[Record], curves: Sequence[Curve], columns: 
         *lines,
         "",
         "Membership AUC: the loss-threshold attack on one released model, 95 % interval over images; 0.5 is "
-        "chance. Audited: what the canaries of a run prove of the ε spent, with the confidence and in the view "
+        "chance. Audited: what a run's canaries prove of the ε spent, with the confidence and in the view "
         "named; 0 proves nothing.",
     ]
 
