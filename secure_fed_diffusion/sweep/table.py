@@ -15,7 +15,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -64,11 +65,10 @@ def rows_of(places: Sequence[Place], took: Mapping[str, Sequence[Mapping[str, An
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Write the table; None is an empty field, infinity is `inf`."""
-    with path.with_suffix(".new").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns(rows), restval="", lineterminator="\n")
+    with _replaced(path, rows) as file, file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, columns(rows), restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    path.with_suffix(".new").replace(path)
 
 
 def write_parquet(path: Path, rows: Sequence[Row]) -> None:
@@ -83,7 +83,22 @@ def write_parquet(path: Path, rows: Sequence[Row]) -> None:
 
     names = columns(rows)
     whole = {name: [each.get(name) for each in rows] for name in names}
-    parquet.write_table(pyarrow.table(whole), path)
+    with _replaced(path, rows) as file:
+        parquet.write_table(pyarrow.table(whole), file)
+
+
+@contextmanager
+def _replaced(path: Path, rows: Sequence[Row]) -> Iterator[Path]:
+    """Give a fresh file that takes the place of `path` when it is whole.
+
+    What was computed from private images is for its owner's eyes, as `attacks.json` is.
+    """
+    fresh = path.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    attacked = any(name.startswith("membership_auc") for each in rows for name in each)
+    fresh.touch(0o600 if attacked else 0o666)
+    yield fresh
+    fresh.replace(path)
 
 
 def require_parquet() -> None:

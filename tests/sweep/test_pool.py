@@ -23,7 +23,7 @@ from secure_fed_diffusion.sweep.command import find_places
 from secure_fed_diffusion.sweep.pool import Pool, Standing
 from secure_fed_diffusion.sweep.process import Place, attempts
 from secure_fed_diffusion.sweep.progress import SweepProgress
-from secure_fed_diffusion.sweep.table import rows_of
+from secure_fed_diffusion.sweep.table import rows_of, write_csv
 from tests.federation.small import CONFIG
 
 # argv: folder, config, rounds, seconds a round, the round that fails (-1: none)
@@ -253,6 +253,16 @@ def test_a_row_has_every_figure_of_its_cell(
     }
     assert {key: row[key] for key in expected} == expected
     assert row["seconds"] > 0
+
+
+@pytest.mark.parametrize("attacked", [True, False])
+def test_a_table_with_figures_of_private_images_is_its_owners(attacked: bool, tmp_path: Path) -> None:
+    path = tmp_path / "cells.csv"
+    path.write_text("older, for all to read")
+    write_csv(path, [{"cell": "a", **({"membership_auc": 0.6} if attacked else {"tstr_cnn": 0.5})}])
+    assert path.read_text().splitlines()[1] in ("a,0.6", "a,0.5")
+    assert bool(path.stat().st_mode & 0o077) != attacked
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_log_gets_plain_lines_and_a_terminal_gets_bars() -> None:
