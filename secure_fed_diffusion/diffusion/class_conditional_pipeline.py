@@ -134,7 +134,9 @@ def generate(
         x = _edm(scheduler, output, noise, x, order, churn, churn_min, churn_max, churn_noise)
     else:
         for t in timesteps:
-            prediction = output(scheduler.scale_model_input(x, t), t.to(device))
+            # DPM-Solver++ may call its last step -1, at the noise of 0; EDM's levels are logarithms
+            level = t if t.is_floating_point() else t.clamp(min=0)
+            prediction = output(scheduler.scale_model_input(x, t), level.to(device))
             if isinstance(scheduler, DDIMScheduler):
                 form = {"eta": eta, "variance_noise": noise() if eta > 0 else None}
             elif isinstance(scheduler, EDMDPMSolverMultistepScheduler):

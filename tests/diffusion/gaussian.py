@@ -29,7 +29,7 @@ class GaussianDenoiser(torch.nn.Module):
         self.config = SimpleNamespace(sample_size=(SIDE, SIDE), in_channels=1, num_class_embeds=len(MEANS))
         self.device = torch.device("cpu")
         self.settings = settings
-        self.calls, self.rows = 0, 0
+        self.calls, self.rows, self.lowest_level = 0, 0, math.inf
         self.dtype_of_weights = torch.nn.Parameter(torch.zeros(1))
         if settings.prediction != "edm":
             self.alpha_bar = DDPMScheduler(**scheduler_config(settings)).alphas_cumprod.double()
@@ -37,6 +37,7 @@ class GaussianDenoiser(torch.nn.Module):
     def forward(self, x: Tensor, t: Tensor, class_labels: Tensor) -> SimpleNamespace:
         """Return what the network is asked for: noise, v or EDM's F."""
         self.calls, self.rows = self.calls + 1, self.rows + len(x)
+        self.lowest_level = min(self.lowest_level, float(t))
         mean = torch.tensor(MEANS, dtype=torch.float64)[class_labels].view(-1, 1, 1, 1)
         x = x.double()
         if self.settings.prediction == "edm":

@@ -68,6 +68,17 @@ def test_mean_and_spread_of_gaussian_images_come_out(name: str, prediction: str)
     assert spread == pytest.approx(1.0, abs=bound)
 
 
+def test_a_last_step_that_diffusers_calls_minus_one_is_taken_at_the_end_of_the_schedule() -> None:
+    settings = SamplerSettings(kind="dpm++", steps=223)
+    scheduler = make_scheduler(DiffusionSettings(), settings)
+    scheduler.set_timesteps(settings.steps)
+    assert scheduler.timesteps[-1] == -1
+    mean, spread, denoiser = drawn("v", kind="dpm++", steps=223)
+    assert denoiser.lowest_level == 0  # a learned embedding has no row for -1
+    assert mean == pytest.approx(MEANS[0], abs=0.02 * SPREAD + 0.001)
+    assert spread == pytest.approx(1.0, abs=0.045)
+
+
 @pytest.mark.parametrize(
     ("prediction", "form"),
     [("v", {"kind": "ddim"}), ("v", {"kind": "dpm++"}), ("edm", {"kind": "edm"}), ("edm", {"kind": "dpm++"})],
