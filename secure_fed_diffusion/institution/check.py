@@ -133,7 +133,9 @@ def _proposal(path: Path, proposal: Path) -> str:
     institution = Institution.open(path)
     _, plan = institution.examine(agreement)
     reached = institution.price(plan, agreement.run_id)
+    repeats = ", ".join(f"{plan.reserved(name)} of {name}" for name in plan.releases)
     return (
-        f"would be joined: mode {plan.mode}, {len(plan.rounds)} rounds, plan {plan.digest}; afterwards "
+        f"would be joined: mode {plan.mode}, {len(plan.rounds)} rounds, repeats paid for in advance: "
+        f"{repeats or 'none'}; plan {plan.digest}; afterwards "
         f"ε = {reached:.4f} of this institution's budget are taken or reserved"
     )

@@ -280,6 +280,8 @@ def test_a_proposal_is_priced_before_anything_is_joined(
     last = check(own, proposal=tmp_path / "agreement.json", connect=False)[-1]
     assert last.holds
     assert f"plan {consortium.plan.digest}" in last.found
+    paid = [f"{consortium.plan.reserved(name)} of {name}" for name in consortium.plan.releases]
+    assert f"paid for in advance: {', '.join(paid)};" in last.found
     spoil(own, "colluders = 1", "colluders = 2")
     last = check(own, proposal=tmp_path / "agreement.json", connect=False)[-1]
     assert not last.holds
