@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from experiments.mnist_cpu import run as experiment
+from experiments.mnist_cpu import samples
 from experiments.results import into_readme
 from experiments.sweeping import finished_cells, sweep, sweep_options
 from secure_fed_diffusion.data.facts import facts
@@ -25,6 +28,7 @@ SMALL = (
     "warmup.sampling_rate=0.5",
     "warmup.noise_multiplier=8.0",
     "warmup.steps=2",
+    "warmup.covariances.frequencies=4",
     "modes.distributed.rounds=2",
     "modes.distributed.sampling_rate=0.25",
     "modes.distributed.divisor=50",
@@ -91,3 +95,20 @@ def test_a_small_cell_goes_through(tmp_path: Path) -> None:
     assert [r["mode"] for r in found] == ["distributed"]
     assert 0 <= found[0]["tstr_cnn"] <= 1
     json.dumps(found)
+    (cell,) = (tmp_path / "out" / "cells").iterdir()
+    results = tmp_path / "samples.json"
+    samples.main([str(cell), "--sizes", "50", "100", "--epochs", "1", "--results", str(results)])
+    measured = json.loads(results.read_text(encoding="utf-8"))
+    assert [r["samples"] for r in measured["records"]] == [50, 100]
+    assert "| digits | distributed | 10 | 100 | " in samples.markdown(measured)
+
+
+def test_a_smaller_sample_is_a_balanced_part_of_the_larger(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pipeline(labels: np.ndarray, **_: object) -> SimpleNamespace:
+        return SimpleNamespace(images=np.tile(labels.reshape(-1, 1, 1, 1) / 255, (1, 8, 8, 1)))
+
+    monkeypatch.setattr(samples, "load_pipeline", lambda _: pipeline)
+    found = samples.drawn(Path("run"), 1000, 10, seed=0)
+    assert (found.images[:, 0, 0, 0] == found.labels).all()
+    assert set(np.bincount(found.labels)) == {100}
+    assert 10 <= np.bincount(found.labels[:200]).min() <= np.bincount(found.labels[:200]).max() <= 30
