@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.results import into_readme
-from experiments.tradeoff.figure import (
+from experiments.tradeoff.findings import (
     MODES,
     SIMPLE,
     TSTR,
     Curve,
     Record,
     epsilons,
+    fid_key,
     finding,
     gaps,
     home,
@@ -75,13 +76,13 @@ def markdown(results: Mapping[str, Any]) -> str:
     if len({n for _, n in found}) > 1:
         lines += [
             "",
-            "| distributed minus local, TSTR points | ε | difference | seeds |",
-            "|---|---|---|---|",
+            "| distributed minus local | ε | TSTR, points | FID | seeds |",
+            "|---|---|---|---|---|",
         ]
+        of_fid = gaps(records, fid_key(records) or "fid")
         lines += [
-            f"| {n} clients | {epsilon:g} | {100 * cell.mean:+.1f}"
-            + ("" if cell.half_width is None else f" ± {100 * cell.half_width:.1f}")
-            + f" | {cell.repetitions} |"
+            f"| {n} clients | {epsilon:g} | {_signed(cell, 100)} | {_signed(of_fid.get((epsilon, n)))} | "
+            f"{cell.repetitions} |"
             for (epsilon, n), cell in found.items()
         ]
     return "\n".join(lines)
@@ -93,7 +94,7 @@ def _other_figures(records: Sequence[Record], curves: Sequence[Curve], columns: 
         "| images of | ε | FID | nearest prototype | membership AUC | audited lower bound of ε |",
         "|---|---|---|---|---|---|",
     ]
-    fid = next((key for r in records for key in r if key.startswith("fid_") and "floor" not in key), "fid")
+    fid = fid_key(records) or "fid"
     drawn = [(curve.label, curve.mode, e) for curve in curves if curve.key == TSTR for e in (*columns, None)]
     for label, mode, epsilon in [*drawn, ("none", "none", None)]:
         same = [r for r in records if r["mode"] == mode and r["epsilon"] == epsilon]
@@ -134,6 +135,13 @@ def _audited(record: Record) -> bool:
 def _bound(record: Record) -> str:
     confidence = f"{record['audited_confidence']:.0%}, {record['audited_view']}"
     return f"{record['audited_epsilon']:.2f} of {record['epsilon_spent']:.2f} ({confidence})"
+
+
+def _signed(cell: Cell | None, unit: float = 1.0) -> str:
+    if cell is None:
+        return "–"
+    spread = "" if cell.half_width is None else f" ± {unit * cell.half_width:.1f}"
+    return f"{unit * cell.mean:+.1f}{spread}"
 
 
 def _plain(cell: Cell | None) -> str:

@@ -1,0 +1,166 @@
+"""What the records of the trade-off say: the curves, gaps paired by seed, and the finding in words."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy.stats import t as student_t
+
+from secure_fed_diffusion.reporting.tradeoff import Cell, summarise
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One line of the figure: whose records, which metric, and how it looks."""
+
+    label: str
+    mode: str
+    key: str
+    colour: str
+    marker: str
+    simple: bool = False  # a method that a user would pick instead
+
+
+TSTR = "tstr_cnn"
+MODES = (
+    Curve(label="central", mode="central", key=TSTR, colour="blue", marker="o"),
+    Curve(label="distributed", mode="distributed", key=TSTR, colour="green", marker="s"),
+    Curve(label="local", mode="local", key=TSTR, colour="vermillion", marker="D"),
+    Curve(label="client", mode="client", key=TSTR, colour="purple", marker="^"),
+)
+SIMPLE = (
+    Curve(label="DP-MERF", mode="dp_merf", key=TSTR, colour="orange", marker="v", simple=True),
+    Curve(
+        label="class Gaussians", mode="class_gaussians", key=TSTR, colour="purple", marker="*", simple=True
+    ),
+    Curve(
+        label="class means, moved copies", mode="class_means", key=TSTR, colour="sky", marker="<", simple=True
+    ),
+    Curve(
+        label="class means, nearest", mode="class_means", key="accuracy_nearest_mean", colour="muted",
+        marker=">", simple=True,
+    ),
+    Curve(
+        label="DP-SGD classifier", mode="dp_classifier", key="accuracy_classifier", colour="ink", marker="x",
+        simple=True,
+    ),
+)  # fmt: skip
+DIFFUSION = MODES[:3]  # the modes whose unit is one image, as the simpler methods' is
+
+
+def epsilons(records: Iterable[Record]) -> list[float]:
+    """Return the finite ε of the records, ascending."""
+    return sorted({float(r["epsilon"]) for r in records if r.get("epsilon") is not None})
+
+
+def home(records: Sequence[Record]) -> list[Record]:
+    """Return the records of the curves: the number of clients that most cells have, and the baselines."""
+    counts = [int(r["clients"]) for r in records if r.get("clients") is not None]
+    usual = statistics.mode(counts) if counts else None
+    return [r for r in records if r.get("clients") in (usual, None)]
+
+
+def best(records: Sequence[Record], curves: Iterable[Curve], epsilon: float) -> tuple[float, Curve] | None:
+    """Return the highest mean at an ε and whose it is."""
+    found = [
+        (cell.mean, curve) for curve in curves if (cell := summarise(records, curve.mode, epsilon, curve.key))
+    ]
+    return max(found, key=lambda pair: pair[0], default=None)
+
+
+def simpler_wins(records: Sequence[Record]) -> dict[float, tuple[str, float, str, float]]:
+    """Return, for each ε where one does, the simpler method that beats the best diffusion mode, by mean.
+
+    -> {ε: (method, its accuracy, best diffusion mode, its accuracy)}; not where one side is missing.
+    """
+    near = home(records)
+    wins = {}
+    for epsilon in epsilons(near):
+        ours, theirs = best(near, DIFFUSION, epsilon), best(near, SIMPLE, epsilon)
+        if ours and theirs and theirs[0] > ours[0]:
+            wins[epsilon] = (theirs[1].label, theirs[0], ours[1].label, ours[0])
+    return wins
+
+
+def gaps(records: Sequence[Record], key: str = TSTR) -> dict[tuple[float, int], Cell]:
+    """Return distributed minus local by (ε, clients), paired by seed, with a 95 % t-interval."""
+    by_place: dict[tuple[float, int, int], dict[str, float]] = {}
+    for r in records:
+        if r["mode"] in ("distributed", "local") and r.get("epsilon") is not None and r.get(key) is not None:
+            place = (float(r["epsilon"]), int(r["clients"]), int(r["repetition"]))
+            by_place.setdefault(place, {})[str(r["mode"])] = float(r[key])
+    paired: dict[tuple[float, int], list[float]] = {}
+    for (epsilon, clients, _), pair in sorted(by_place.items()):
+        if len(pair) == 2:
+            paired.setdefault((epsilon, clients), []).append(pair["distributed"] - pair["local"])
+    return {place: _interval(values) for place, values in paired.items()}
+
+
+def finding(records: Sequence[Record]) -> str:
+    """State what the numbers say: sharing against central and local noise, clients, and simpler methods."""
+    near = home(records)
+    parts = []
+    for epsilon in reversed(epsilons(near)):
+        cells = [summarise(near, curve.mode, epsilon, TSTR) for curve in DIFFUSION]
+        if all(cells):
+            central, shared, local = (cell.mean for cell in cells if cell)
+            parts.append(
+                f"At ε = {epsilon:g} shared noise gives {shared:.1%} TSTR accuracy, a trusted server "
+                f"{central:.1%}, local noise {local:.1%}{_in_fid(near, epsilon)}"
+            )
+            break
+    found = gaps(records)
+    for epsilon in sorted({e for e, _ in found}, reverse=True):
+        of_clients = {n: cell.mean for (e, n), cell in found.items() if e == epsilon}
+        if len(of_clients) > 1:
+            few, many = min(of_clients), max(of_clients)
+            of_fid = gaps(records, fid_key(records) or "fid")
+            in_fid = [of_fid[epsilon, n].mean for n in (few, many) if (epsilon, n) in of_fid]
+            parts.append(
+                f"from {few} to {many} clients the gap to local noise goes from {_points(of_clients[few])} "
+                f"to {_points(of_clients[many])} points"
+                + (f" ({in_fid[0]:+.1f} to {in_fid[1]:+.1f} in FID)" if len(in_fid) == 2 else "")
+            )
+            break
+    wins = simpler_wins(records)
+    if wins:
+        methods = list(dict.fromkeys(win[0] for win in wins.values()))
+        at = ", ".join(f"{epsilon:g}" for epsilon in wins)
+        parts.append(f"a simpler method ({', '.join(methods)}) is more accurate at ε = {at}")
+    elif any(best(near, SIMPLE, e) and best(near, DIFFUSION, e) for e in epsilons(near)):
+        parts.append("no simpler method is more accurate at any ε")
+    return "; ".join(parts) if parts else "Too few cells for a comparison"
+
+
+def fid_key(records: Iterable[Record]) -> str | None:
+    """Return the name of the first FID that the records hold, not its floor."""
+    return next((key for r in records for key in r if key.startswith("fid_") and "floor" not in key), None)
+
+
+def _in_fid(records: Sequence[Record], epsilon: float) -> str:
+    """Return the FID of shared noise, the trusted server and local noise, in that order."""
+    key = fid_key(records)
+    shown = [
+        f"{cell.mean:.1f}"
+        for mode in ("distributed", "central", "local")
+        if key is not None and (cell := summarise(records, mode, epsilon, key))
+    ]
+    return f" (FID {', '.join(shown)})" if len(shown) == 3 else ""
+
+
+def _interval(values: Sequence[float]) -> Cell:
+    half = None
+    if len(values) > 1:
+        spread = statistics.stdev(values) / math.sqrt(len(values))
+        half = float(student_t.ppf(0.975, len(values) - 1)) * spread
+    return Cell(mean=statistics.fmean(values), half_width=half, repetitions=len(values))
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}"
