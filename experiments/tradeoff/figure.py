@@ -60,7 +60,8 @@ def draw(results_json: Path, out: Path) -> Path:
 
 
 def _paint_accuracy(axes: Axes, records: Sequence[Record]) -> None:
-    for curve in (*MODES, *SIMPLE):
+    curves = (*MODES, *SIMPLE)
+    for curve in curves:
         _paint_curve(axes, records, curve)
     _paint_baseline(axes, records, TSTR)
     _epsilon_axis(axes, records)
