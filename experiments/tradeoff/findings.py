@@ -28,6 +28,7 @@ class Curve:
 
 
 TSTR = "tstr_cnn"
+LEAST_REPETITIONS = 3  # of what the title says about the number of clients
 MODES = (
     Curve(label="central", mode="central", key=TSTR, colour="blue", marker="o"),
     Curve(label="distributed", mode="distributed", key=TSTR, colour="green", marker="s"),
@@ -117,7 +118,8 @@ def finding(records: Sequence[Record]) -> str:
             break
     found = gaps(records)
     for epsilon in sorted({e for e, _ in found}, reverse=True):
-        of_clients = {n: cell.mean for (e, n), cell in found.items() if e == epsilon}
+        repeated = {place: cell for place, cell in found.items() if cell.repetitions >= LEAST_REPETITIONS}
+        of_clients = {n: cell.mean for (e, n), cell in repeated.items() if e == epsilon}
         if len(of_clients) > 1:
             few, many = min(of_clients), max(of_clients)
             of_fid = gaps(records, fid_key(records) or "fid")

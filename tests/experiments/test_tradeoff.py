@@ -232,6 +232,8 @@ def test_the_title_is_computed_from_the_numbers() -> None:
     )
     assert "from 10 to 50 clients the gap to local noise goes from +9.0 to +30.0 points" in said
     assert "a simpler method (DP-MERF) is more accurate at ε = 1" in said
+    twice = [r for r in records() if not (r["clients"] == 50 and r["repetition"] == 2)]
+    assert "from 10 to 50 clients" not in findings.finding(twice)  # too few to say it of
     worse = [r | {"tstr_cnn": 0.2} if r["mode"] == "dp_merf" else r for r in records()]
     assert "no simpler method is more accurate" in findings.finding(worse)
     assert findings.finding([]) == "Too few cells for a comparison"
