@@ -23,7 +23,16 @@ _DEPTH = 3
 _EVIDENCE = ("metrics.jsonl", "ledger.jsonl", "summary.json")
 SEEDS = frozenset({"run.seed", "data.seed", "evaluation.seed", "run.repetition"})
 """Settings that make a repetition of a run, not another run."""
-_WITHOUT_EFFECT = frozenset({"run.device", "run.threads", "run.workers", "run.name"})
+_WITHOUT_EFFECT = frozenset(
+    {
+        "run.device",
+        "run.threads",
+        "run.workers",
+        "run.name",
+        "evaluation.attacks",
+        "evaluation.after_warmup",
+    }
+)
 _BASELINE = "inf"
 
 
@@ -65,10 +74,8 @@ class RunSet:
     left_out: tuple[str, ...]
 
     def groups(self, *, over_epsilon: bool = False) -> list[tuple[Member, ...]]:
-        """Return runs that differ in their seeds alone, or with `over_epsilon` in seeds and ε."""
-        apart = [key for key in self.differing if key not in SEEDS]
-        if over_epsilon:
-            apart = [key for key in apart if key != "privacy.epsilon"]
+        """Return runs that differ in their seeds alone, or with `over_epsilon` in seeds and by their ε."""
+        apart = [*_telling(self.members, self.differing), *([] if over_epsilon else ["privacy.epsilon"])]
         found: dict[tuple[str, ...], list[Member]] = {}
         for member in self.members:
             key = (member.run.mode, *(member.settings.get(name, "") for name in apart))
@@ -130,7 +137,7 @@ def read_runs(paths: Sequence[Path]) -> RunSet:
 
 def series_label(member: Member, found: RunSet) -> str:
     """Return the name of a run's setting without ε and seeds: what a line of a figure is called."""
-    return " · ".join([member.run.mode, *_extras(member, found.differing)])
+    return " · ".join([member.run.mode, *_extras(member, _telling(found.members, found.differing))])
 
 
 def _runs_in(path: Path, depth: int) -> Iterator[Path]:
@@ -182,12 +189,27 @@ def _differing(members: Sequence[Member]) -> tuple[str, ...]:
     )
 
 
-def _extras(member: Member, differing: Sequence[str]) -> list[str]:
-    """Return the first two differing settings that mode, ε and seeds do not tell."""
-    told = {"privacy.mode", "privacy.epsilon", *SEEDS}
-    own = [key for key in differing if key not in told and key in member.settings]
+def _telling(members: Sequence[Member], differing: Sequence[str]) -> tuple[str, ...]:
+    """Return the settings that tell two runs of one mode and ε apart, clients first, as few as will do.
+
+    What a sweep sets along with its ε, its mode or its clients tells nothing that these do not.
+    """
+    chosen: list[str] = []
+    for key in sorted(differing, key=lambda name: name != "federation.clients"):
+        places: dict[tuple[str | None, ...], set[str | None]] = {}
+        for member in members:
+            known = ("privacy.mode", "privacy.epsilon", *chosen)
+            place = tuple(member.settings.get(name) for name in known)
+            places.setdefault(place, set()).add(member.settings.get(key))
+        if key not in SEEDS and any(len(values) > 1 for values in places.values()):
+            chosen.append(key)
+    return tuple(chosen)
+
+
+def _extras(member: Member, telling: Sequence[str]) -> list[str]:
+    """Return the first two settings that tell a run from others of its mode and ε."""
     words = []
-    for key in own[:2]:
+    for key in [key for key in telling if key in member.settings][:2]:
         value = member.settings[key]
         words.append(f"{value} clients" if key == "federation.clients" else f"{key.split('.')[-1]} {value}")
     return words
@@ -195,13 +217,14 @@ def _extras(member: Member, differing: Sequence[str]) -> list[str]:
 
 def _labelled(members: Sequence[Member], differing: Sequence[str]) -> tuple[Member, ...]:
     labels = []
+    telling = _telling(members, differing)
     for member in members:
         parts = [member.run.mode]
         if member.budget_key != _BASELINE:
             parts.append(f"ε ≤ {member.budget_key}")
         elif member.run.mode != "none":
             parts.append(NO_GUARANTEE)
-        parts += _extras(member, differing)
+        parts += _extras(member, telling)
         parts += [
             f"seed {member.settings[key]}" for key in differing if key in SEEDS & member.settings.keys()
         ][:1]

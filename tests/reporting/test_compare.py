@@ -7,12 +7,22 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from secure_fed_diffusion.errors import RunError
 from secure_fed_diffusion.reporting.compare import write_comparison
-from secure_fed_diffusion.reporting.run_set import find_runs, holds_runs, read_runs
+from secure_fed_diffusion.reporting.run_folder import RunFolder
+from secure_fed_diffusion.reporting.run_set import (
+    Member,
+    RunSet,
+    find_runs,
+    holds_runs,
+    read_runs,
+    series_label,
+)
 from tests.reporting.synthetic_run import write_run
 from tests.reporting.test_html import Page, _assert_loads_nothing
 
@@ -165,3 +175,43 @@ def test_runs_that_are_alike_in_all_settings_say_so(tmp_path: Path) -> None:
     text = " ".join(parsed.text.split())
     assert "Their configurations are the same" in text
     assert "± " in text
+
+
+def test_a_setting_that_goes_with_epsilon_mode_or_clients_is_no_line_of_its_own(tmp_path: Path) -> None:
+    def member(mode: str, epsilon: str, clients: str, seed: str, rate: str = "1") -> Member:
+        settings = {
+            "privacy.mode": mode,
+            "privacy.epsilon": epsilon,
+            "federation.clients_per_round": clients,
+            "federation.clients": clients,
+            "warmup.noise_multiplier": f"{8 / float(epsilon):g}",
+            "audit.canaries": "200" if mode == "central" else "0",
+            "modes.none.learning_rate": rate,
+            "run.seed": seed,
+        }
+        run = SimpleNamespace(mode=mode)
+        return Member(label="", folder=tmp_path, run=cast(RunFolder, run), settings=settings)
+
+    grid = [
+        member(mode, epsilon, clients, seed)
+        for mode in ("central", "local")
+        for epsilon in ("1", "10")
+        for clients in ("10", "30")
+        for seed in ("0", "1")
+    ]
+    keys = tuple(grid[0].settings)
+    found = RunSet(members=tuple(grid), differing=keys, left_out=())
+    lines = found.groups(over_epsilon=True)
+    assert [series_label(line[0], found) for line in lines] == [
+        "central · 10 clients",
+        "central · 30 clients",
+        "local · 10 clients",
+        "local · 30 clients",
+    ]
+    assert {len(line) for line in lines} == {4}
+    assert {len(group) for group in found.groups()} == {2}  # the seeds
+    # what differs beside a seed is no repetition
+    other = RunSet(
+        members=(grid[0], member("central", "1", "10", "1", rate="2")), differing=keys, left_out=()
+    )
+    assert len(other.groups()) == 2
