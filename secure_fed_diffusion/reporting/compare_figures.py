@@ -49,8 +49,8 @@ def spending_figure(found: RunSet) -> Figure | None:
         return None
     cut = len(found.groups(over_epsilon=True)) - len(lines)
     at = (
-        " at the ε that it spent in its own guarded view; a line joins the means of one setting's budgets, a"
-        " level is a run without privacy"
+        " at the ε that it spent in its own guarded view; a line joins the means of one setting's budgets"
+        " (the table of settings has what else goes with ε), a level is a run without privacy"
         if len(found.budgets) > 1
         else ""
     )
