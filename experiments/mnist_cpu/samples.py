@@ -2,9 +2,9 @@
 
     SFD_DATA_DIR=/path/to/data python -m experiments.mnist_cpu.samples RUN [--sizes 2000 10000 60000]
 
-A TSTR accuracy depends on how many images the classifier saw, and DPDM's protocol has as many as there are
-training images.  The samples are nested: a smaller one is a random part of the larger.  Drawing more is
-post-processing and free of privacy cost.
+A TSTR accuracy depends on how many images the classifier saw, and experiments differ in that.  The
+samples are nested: a smaller one is a random part of the larger.  Drawing more is post-processing and free of
+privacy cost.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def finding(records: Sequence[Record]) -> str:
         sentences.append(
             f"At ε = {epsilon:g}, {len(found)} changes: better than the recipe by more than chance "
             f"{', '.join(better) or 'none'}; worse {', '.join(worse) or 'none'}; "
-            f"the rest within chance."
+            f"the rest not told from chance."
         )
     return " ".join(sentences)
 

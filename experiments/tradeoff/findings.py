@@ -134,7 +134,12 @@ def finding(records: Sequence[Record]) -> str:
     if wins:
         methods = list(dict.fromkeys(win[0] for win in wins.values()))
         at = ", ".join(f"{epsilon:g}" for epsilon in wins)
-        parts.append(f"a simpler method ({', '.join(methods)}) is more accurate at ε = {at}")
+        tried = [summarise(near, c.mode, e, c.key) for e in wins for c in SIMPLE if c.label == wins[e][0]]
+        few = any(cell is None or cell.repetitions < LEAST_REPETITIONS for cell in tried)
+        parts.append(
+            f"a simpler method ({', '.join(methods)}{', too few runs for an interval' if few else ''}) "
+            f"is more accurate at ε = {at}"
+        )
     elif any(best(near, SIMPLE, e) and best(near, DIFFUSION, e) for e in epsilons(near)):
         parts.append("no simpler method is more accurate at any ε")
     return "; ".join(parts) if parts else "Too few cells for a comparison"

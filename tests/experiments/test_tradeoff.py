@@ -232,6 +232,8 @@ def test_the_title_is_computed_from_the_numbers() -> None:
     )
     assert "from 10 to 50 clients the gap to local noise goes from +9.0 to +30.0 points" in said
     assert "a simpler method (DP-MERF) is more accurate at ε = 1" in said
+    once = [r for r in records() if not (r["mode"] == "dp_merf" and r["repetition"])]
+    assert "a simpler method (DP-MERF, too few runs for an interval) is more" in findings.finding(once)
     twice = [r for r in records() if not (r["clients"] == 50 and r["repetition"] == 2)]
     assert "from 10 to 50 clients" not in findings.finding(twice)  # too few to say it of
     worse = [r | {"tstr_cnn": 0.2} if r["mode"] == "dp_merf" else r for r in records()]
