@@ -4,13 +4,15 @@
         [--synthetic mnist=runs/some-run]
 
 `--synthetic` adds prototypes of images drawn from a run's released model.  Every cell (data set, skew,
-method, seed) is one file under `--out` and is not computed again; cells run two at a time, one thread each.
+method, seed) is one file under `--out` and is not computed again, its trained weights are another and serve
+whatever else is compared on them; cells run two at a time, one thread each.
 `results.json` keeps the records of the data sets that a call leaves out.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -26,9 +28,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from experiments.prototype_inference import figure, masked, table
-from experiments.prototype_inference.federated import Recipe, embeddings, head_predictions, train
+from experiments.prototype_inference.federated import (
+    Classifier,
+    Recipe,
+    embeddings,
+    head_predictions,
+    train,
+)
 from experiments.results import into_readme, origin
 from secure_fed_diffusion.data.datasets import Dataset, ImageSet, load
 from secure_fed_diffusion.data.partition import partition
@@ -58,13 +67,25 @@ class Cell:
     @property
     def name(self) -> str:
         """Name the cell's file: its values, and the code that computes it."""
-        code = b"".join((HERE / name).read_bytes() for name in ("federated.py", "masked.py"))
-        digest = sha256(json.dumps(asdict(self), sort_keys=True).encode() + code).hexdigest()[:12]
-        return f"{self.data.name}-{self.method}-{self.seed}-{digest}"
+        return self._name(asdict(self), "federated.py", "masked.py")
+
+    @property
+    def training(self) -> str:
+        """Name the file of its trained weights: what decides them, and the code that trains them."""
+        decides = ("data", "clients", "recipe", "seed")
+        return self._name(
+            {key: value for key, value in asdict(self).items() if key in decides}, "federated.py"
+        )
+
+    def _name(self, values: dict[str, Any], *code: str) -> str:
+        content = json.dumps(values, sort_keys=True).encode() + b"".join(
+            (HERE / c).read_bytes() for c in code
+        )
+        return f"{self.data.name}-{self.method}-{self.seed}-{sha256(content).hexdigest()[:12]}"
 
 
-def compute(cell: Cell) -> dict[str, Any]:
-    """Train the classifier and return the accuracies, in [0, 1], and bytes of one cell."""
+def compute(cell: Cell, out: Path) -> dict[str, Any]:
+    """Train the classifier, or take what is trained; return one cell's accuracies in [0, 1] and bytes."""
     torch.set_num_threads(1)
     dataset = load(cell.data)
     parts = partition(
@@ -76,13 +97,7 @@ def compute(cell: Cell) -> dict[str, Any]:
         seed=cell.seed,
     )
     hospitals = [dataset.train.subset(part) for part in parts]
-    model = train(
-        hospitals,
-        cell.recipe,
-        image_shape=dataset.image_shape,
-        n_classes=dataset.n_classes,
-        seed=cell.seed,
-    )
+    model = trained(cell, dataset, hospitals, out / f"{cell.training}.safetensors")
     features = [embeddings(model, hospital) for hospital in hospitals]
     labels = [hospital.labels for hospital in hospitals]
     test = embeddings(model, dataset.test)
@@ -109,7 +124,7 @@ def compute(cell: Cell) -> dict[str, Any]:
         )
         figures[f"accuracy_prototypes_epsilon_{epsilon:g}"] = accuracy(released.prototypes)
     if cell.synthetic is not None:
-        drawn = synthetic(Path(cell.synthetic), dataset)
+        drawn = synthetic(Path(cell.synthetic), dataset.n_classes)
         centres = class_prototypes(embeddings(model, drawn), drawn.labels, dataset.n_classes)
         figures["accuracy_prototypes_synthetic"] = accuracy(centres)
     parameters = sum(p.numel() for p in model.parameters())
@@ -129,10 +144,30 @@ def compute(cell: Cell) -> dict[str, Any]:
     }
 
 
-def synthetic(run: Path, dataset: Dataset) -> ImageSet:
+def trained(cell: Cell, dataset: Dataset, hospitals: list[ImageSet], weights: Path) -> Classifier:
+    """Return the cell's global model, trained once: what is compared on it may grow later."""
+    if weights.exists():
+        model = Classifier(dataset.image_shape, dataset.n_classes, cell.recipe.embedding)
+        model.load_state_dict(load_file(weights))
+        return model.eval()
+    model = train(
+        hospitals,
+        cell.recipe,
+        image_shape=dataset.image_shape,
+        n_classes=dataset.n_classes,
+        seed=cell.seed,
+    )
+    fresh = weights.with_suffix(".new")
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, fresh)
+    fresh.replace(weights)
+    return model
+
+
+@functools.cache  # the same images serve every cell of a process
+def synthetic(run: Path, n_classes: int) -> ImageSet:
     """Draw images from a run's released model: post-processing of what that run paid for."""
     pipeline = load_pipeline(run / "model")
-    labels = np.repeat(np.arange(dataset.n_classes), SYNTHETIC_PER_CLASS)
+    labels = np.repeat(np.arange(n_classes), SYNTHETIC_PER_CLASS)
     drawn = pipeline(labels, generator=torch.Generator().manual_seed(0), output_type="np").images
     return ImageSet((drawn.transpose(0, 3, 1, 2) * 255).round().astype(np.uint8), labels)
 
@@ -175,7 +210,7 @@ def measured(cell: Cell, out: Path) -> dict[str, Any]:
     """Return a cell's record: from its file, or computed and written there."""
     path = out / f"{cell.name}.json"
     if not path.exists():
-        record = compute(cell)
+        record = compute(cell, out)
         fresh = path.with_suffix(".new")
         fresh.write_text(json.dumps(record), encoding="utf-8")
         fresh.replace(path)

@@ -91,9 +91,19 @@ def test_a_cell_is_computed_once_and_its_record_names_what_it_is(tmp_path, monke
     record = run.measured(CELL, tmp_path)
     assert {"accuracy_head", "accuracy_prototypes", "accuracy_prototypes_epsilon_10"} < set(record)
     assert record["bytes_prototypes_up"] > 8 * 10 * 9 * 48 // 64
-    monkeypatch.setattr(run, "compute", lambda cell: pytest.fail("computed again"))
+    monkeypatch.setattr(run, "compute", lambda cell, out: pytest.fail("computed again"))
     assert run.measured(CELL, tmp_path) == record
     assert replace(CELL, seed=1).name != CELL.name
+
+
+def test_a_further_comparison_takes_the_trained_weights(tmp_path, monkeypatch):
+    record = run.measured(CELL, tmp_path)
+    monkeypatch.setattr(run, "train", lambda *_, **__: pytest.fail("trained again"))
+    further = run.measured(replace(CELL, epsilons=(10.0, 4.0)), tmp_path)
+    assert "accuracy_prototypes_epsilon_4" in further
+    for key in ("accuracy_head", "accuracy_prototypes"):  # prototypes are rounded at random on the grid
+        assert further[key] == pytest.approx(record[key], abs=0.01)
+    assert replace(CELL, recipe=replace(CELL.recipe, prox_mu=0.1)).training != CELL.training
 
 
 def records(method, gain, *, data="digits", heterogeneity="even", **more):
