@@ -54,12 +54,13 @@ def export(
     members = found.members
     for reason in found.left_out:
         typer.echo(f"sfd: left out: {reason}", err=True)
-    rows = exporting.tidy_rows(members)
+    rows = exporting.tidy_rows(found)
     written = [exporting.write_csv(rows, csv)] if csv else []
     written += [exporting.write_parquet(rows, parquet)] if parquet else []
-    written += exporting.write_tensorboard(members, tensorboard) if tensorboard else []
+    boards = exporting.write_tensorboard(members, tensorboard) if tensorboard else []
     if as_json:
-        files = [str(path) for path in written]
+        files = [str(path) for path in [*written, *boards]]
         typer.echo(json.dumps({"rows": len(rows), "files": files, "left_out": found.left_out}))
     else:
-        typer.echo(f"{len(rows)} rounds of {len(members)} runs: {', '.join(map(str, written))}")
+        named = [*written, *([tensorboard] if tensorboard else [])]
+        typer.echo(f"{len(rows)} rounds of {len(members)} runs: {', '.join(map(str, named))}")

@@ -164,9 +164,7 @@ def _row(member: Member, metrics: Sequence[str], order: int) -> dict[str, Any]:
     state = "" if member.run.finished else "not finished"
     return {
         "label": member.label,
-        "note": state
-        if member.folder.name == member.run.mode
-        else f"{member.folder.name}{', ' * bool(state)}{state}",
+        "note": state if member.place == member.run.mode else f"{member.place}{', ' * bool(state)}{state}",
         "budget": member.budget_key,
         "order": order,
         "cells": cells,

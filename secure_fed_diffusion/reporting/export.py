@@ -1,12 +1,13 @@
 """A run's figures for other programs: a tidy table (CSV, Parquet) and TensorBoard's event files.
 
-One row is one round of one run; a column is what was written down about it.  The columns are a fixed list and
-the public metrics: a training loss or a clip count that found its way into a record is not exported, and
-`attacks.json` is not read.  An ε that is missing or infinite is an empty cell, never 0.
+One row is one round of one run; a column is what was written down about it.  The columns are a fixed list,
+the settings in which the runs differ, and the public metrics: a training loss or a clip count that found its
+way into a record is not exported, and `attacks.json` is not read.  An ε that is missing or infinite is an
+empty cell, never 0.
 
 Parquet needs pyarrow and TensorBoard's files need tensorboard: the extra `export` brings both.
 
-    rows = tidy_rows(read_runs([Path("runs/a")]).members)
+    rows = tidy_rows(read_runs([Path("runs/a")]))
     write_csv(rows, Path("a.csv"))
 """
 
@@ -20,17 +21,19 @@ from typing import Any, Protocol
 
 from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.reporting.run_folder import is_metric
-from secure_fed_diffusion.reporting.run_set import SEEDS, Member
+from secure_fed_diffusion.reporting.run_set import SEEDS, Member, RunSet
 from secure_fed_diffusion.reporting.wording import number, pick
 
 Row = dict[str, str | float | int | None]
+_COLUMNS_OF_THEIR_OWN = ("privacy.mode", "federation.clients")
 _TERMS = ("delta", "unit", "relation", "budget_epsilon", "guard_view")
 _COUNTS = ("attempt", "holdout_loss", "bytes_up", "bytes_down")
 
 
-def tidy_rows(members: Sequence[Member]) -> list[Row]:
+def tidy_rows(found: RunSet) -> list[Row]:
     """Return one row for each round of each run, all with the same columns in the same order."""
-    rows = [_row(member, line) for member in members for line in member.run.rounds]
+    settings = sorted(SEEDS | {key for key in found.differing if key not in _COLUMNS_OF_THEIR_OWN})
+    rows = [_row(member, line, settings) for member in found.members for line in member.run.rounds]
     columns = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in columns} for row in rows]
 
@@ -127,10 +130,10 @@ def write_tensorboard(members: Sequence[Member], folder: Path) -> list[Path]:
     return written
 
 
-def _row(member: Member, line: Mapping[str, Any]) -> Row:
-    row: Row = {"run": member.label, "folder": member.folder.name, "mode": member.run.mode}
+def _row(member: Member, line: Mapping[str, Any], settings: Sequence[str]) -> Row:
+    row: Row = {"run": member.label, "folder": member.place, "mode": member.run.mode}
     row["clients"] = member.clients
-    row |= {key: member.settings[key] for key in sorted(SEEDS & member.settings.keys())}
+    row |= {key: _value(member.settings[key]) for key in settings if key in member.settings}
     row |= {"round": int(line["round"]), "kind": str(line.get("kind") or "")}
     for key in _TERMS:
         value = line.get(key)
@@ -156,6 +159,16 @@ def _figures(line: Mapping[str, Any]) -> Row:
     if isinstance(seconds, Mapping):
         found |= {f"seconds_{part}": number(value) for part, value in seconds.items()}
     return found | {key: number(line[key]) for key in line if is_metric(key)}
+
+
+def _value(setting: str) -> str | float | int:
+    for kind in (int, float):
+        try:
+            value = kind(setting)
+        except ValueError:
+            continue
+        return value if math.isfinite(value) else setting
+    return setting
 
 
 def _of_one_type(values: list[Any]) -> list[Any]:

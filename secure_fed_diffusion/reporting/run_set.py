@@ -10,6 +10,7 @@ by name, never silently.  Nothing is verified; `sfd audit` does that, one run at
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,9 +39,13 @@ _BASELINE = "inf"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One run among others; `settings` are the texts of its configuration by dotted key."""
+    """One run among others; `settings` are the texts of its configuration by dotted key.
+
+    `label` and `place` are its own among them; a place is as much of the end of its path as that takes.
+    """
 
     label: str
+    place: str
     folder: Path
     run: RunFolder
     settings: Mapping[str, str]
@@ -93,15 +98,16 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 
     Raises: RunError when a path holds no run.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for path in paths:
         here = list(_runs_in(path, _DEPTH))
         if not here:
             raise RunError(
                 f"{path}: no run's folder, and none in it: a run has a config.toml beside its ledger"
             )
-        found |= dict.fromkeys(here)
-    return list(found)
+        for folder in here:
+            found.setdefault(folder.resolve(), folder)
+    return list(found.values())
 
 
 def is_run(path: Path) -> bool:
@@ -127,7 +133,7 @@ def read_runs(paths: Sequence[Path]) -> RunSet:
         except RunError as error:
             left_out.append(str(error))
             continue
-        members.append(Member(label="", folder=folder, run=run, settings=dict(_flat(run.config))))
+        members.append(Member(label="", place="", folder=folder, run=run, settings=dict(_flat(run.config))))
     if not members:
         raise RunError(f"none of the runs can be read: {left_out[0]}")
     members.sort(key=_order)
@@ -229,8 +235,19 @@ def _labelled(members: Sequence[Member], differing: Sequence[str]) -> tuple[Memb
             f"seed {member.settings[key]}" for key in differing if key in SEEDS & member.settings.keys()
         ][:1]
         labels.append(" · ".join(parts))
-    unique = [
-        label if labels.count(label) == 1 else f"{label} ({member.folder.name})"
-        for label, member in zip(labels, members, strict=True)
+    named = []
+    for member, label, place in zip(members, labels, _places([m.folder for m in members]), strict=True):
+        unique = label if labels.count(label) == 1 else f"{label} ({place})"
+        named.append(replace(member, label=unique, place=place))
+    return tuple(named)
+
+
+def _places(folders: Sequence[Path]) -> list[str]:
+    """Return the shortest end of each path that no other path has: sweeps name their cells alike."""
+    parts = [folder.resolve().parts for folder in folders]
+    lengths = range(1, max(len(path) for path in parts) + 1)
+    shared = {length: Counter(path[-length:] for path in parts) for length in lengths}
+    return [
+        str(Path(*next(path[-length:] for length in lengths if shared[length][path[-length:]] == 1)))
+        for path in parts
     ]
-    return tuple(replace(member, label=label) for member, label in zip(members, unique, strict=True))

@@ -177,6 +177,19 @@ def test_runs_that_are_alike_in_all_settings_say_so(tmp_path: Path) -> None:
     assert "± " in text
 
 
+def test_cells_of_two_sweeps_with_one_name_are_told_apart(tmp_path: Path) -> None:
+    for sweep in ("first", "second"):
+        write_run(tmp_path / sweep / "cells" / "seed-0", rounds=2)
+    write_run(tmp_path / "first" / "cells" / "seed-1", rounds=2)
+    found = read_runs([tmp_path, tmp_path / "first" / ".." / "first"])  # one run by two ways is one run
+    assert [member.place for member in found.members] == [
+        "first/cells/seed-0",
+        "seed-1",
+        "second/cells/seed-0",
+    ]
+    assert len({member.label for member in found.members}) == 3  # a name is also a folder of event files
+
+
 def test_a_setting_that_goes_with_epsilon_mode_or_clients_is_no_line_of_its_own(tmp_path: Path) -> None:
     def member(mode: str, epsilon: str, clients: str, seed: str, rate: str = "1") -> Member:
         settings = {
@@ -190,7 +203,7 @@ def test_a_setting_that_goes_with_epsilon_mode_or_clients_is_no_line_of_its_own(
             "run.seed": seed,
         }
         run = SimpleNamespace(mode=mode)
-        return Member(label="", folder=tmp_path, run=cast(RunFolder, run), settings=settings)
+        return Member(label="", place="", folder=tmp_path, run=cast(RunFolder, run), settings=settings)
 
     grid = [
         member(mode, epsilon, clients, seed)

@@ -13,6 +13,7 @@ from secure_fed_diffusion import cli
 from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.reporting import export
 from secure_fed_diffusion.reporting.run_set import read_runs
+from tests.reporting.synthetic_run import write_run
 
 
 def _sfd(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -23,7 +24,7 @@ def _sfd(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 def test_a_row_is_a_round_and_holds_what_it_wrote_down(finished_run: Path, tmp_path: Path) -> None:
-    rows = export.tidy_rows(read_runs([finished_run]).members)
+    rows = export.tidy_rows(read_runs([finished_run]))
     path = export.write_csv(rows, tmp_path / "a.csv")
     with path.open(encoding="utf-8", newline="") as stream:
         table = list(csv.DictReader(stream))
@@ -35,15 +36,29 @@ def test_a_row_is_a_round_and_holds_what_it_wrote_down(finished_run: Path, tmp_p
     assert (table[4]["n_cohort"], table[4]["n_survivors"]) == ("6", "5")
 
 
+def test_the_settings_in_which_runs_differ_are_columns(new_run: Callable[..., Path], tmp_path: Path) -> None:
+    first, second = new_run(rounds=2), write_run(tmp_path / "other", rounds=2)
+    text = (second / "config.toml").read_text()
+    (second / "config.toml").write_text(
+        text.replace("alpha = 0.5", "alpha = 5.0").replace("dirichlet", "iid")
+    )
+    rows = export.tidy_rows(read_runs([first, second]))
+    assert {(row["folder"], row["data.alpha"], row["data.partition"]) for row in rows} == {
+        ("run", 0.5, "dirichlet"),
+        ("other", 5, "iid"),
+    }
+    assert not {"privacy.mode", "data.dataset", "secagg.threshold"} & rows[0].keys()  # the same in both
+
+
 def test_what_is_private_is_no_column(new_run: Callable[..., Path], tmp_path: Path) -> None:
     folder = new_run(rounds=2)
-    rows = export.tidy_rows(read_runs([folder]).members)
+    rows = export.tidy_rows(read_runs([folder]))
     assert not [name for row in rows for name in row if "training" in name or "clip" in name]
     assert "0.123456" not in export.write_csv(rows, tmp_path / "a.csv").read_text()
 
 
 def test_no_guarantee_is_an_empty_cell_and_never_zero(new_run: Callable[..., Path]) -> None:
-    rows = export.tidy_rows(read_runs([new_run(mode="central", rounds=2)]).members)
+    rows = export.tidy_rows(read_runs([new_run(mode="central", rounds=2)]))
     assert [row["epsilon_raw_update_pld"] for row in rows] == [None, None, None]
 
 
@@ -72,7 +87,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 def test_parquet_holds_the_same_numbers(finished_run: Path, tmp_path: Path) -> None:
     from pyarrow import parquet
 
-    rows = export.tidy_rows(read_runs([finished_run]).members)
+    rows = export.tidy_rows(read_runs([finished_run]))
     table = parquet.read_table(export.write_parquet(rows, tmp_path / "a.parquet"))
     assert table.num_rows == 41
     assert table.column("tstr_cnn").to_pylist() == [row["tstr_cnn"] for row in rows]
