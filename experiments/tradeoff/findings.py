@@ -38,7 +38,7 @@ MODES = (
 SIMPLE = (
     Curve(label="DP-MERF", mode="dp_merf", key=TSTR, colour="orange", marker="v", simple=True),
     Curve(
-        label="class Gaussians", mode="class_gaussians", key=TSTR, colour="purple", marker="*", simple=True
+        label="class Gaussians", mode="class_gaussians", key=TSTR, colour="ink", marker="*", simple=True
     ),
     Curve(
         label="class means, moved copies", mode="class_means", key=TSTR, colour="sky", marker="<", simple=True
@@ -48,8 +48,8 @@ SIMPLE = (
         marker=">", simple=True,
     ),
     Curve(
-        label="DP-SGD classifier", mode="dp_classifier", key="accuracy_classifier", colour="ink", marker="x",
-        simple=True,
+        label="DP-SGD classifier", mode="dp_classifier", key="accuracy_classifier", colour="purple",
+        marker="x", simple=True,
     ),
 )  # fmt: skip
 DIFFUSION = MODES[:3]  # the modes whose unit is one image, as the simpler methods' is
@@ -67,26 +67,34 @@ def home(records: Sequence[Record]) -> list[Record]:
     return [r for r in records if r.get("clients") in (usual, None)]
 
 
-def best(records: Sequence[Record], curves: Iterable[Curve], epsilon: float) -> tuple[float, Curve] | None:
-    """Return the highest mean at an ε and whose it is."""
-    found = [
-        (cell.mean, curve) for curve in curves if (cell := summarise(records, curve.mode, epsilon, curve.key))
-    ]
-    return max(found, key=lambda pair: pair[0], default=None)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Win:
+    """The simpler methods that beat the best diffusion mode at one ε, by mean, the best first."""
+
+    methods: tuple[tuple[Curve, float], ...]
+    mode: str
+    accuracy: float
 
 
-def simpler_wins(records: Sequence[Record]) -> dict[float, tuple[str, float, str, float]]:
-    """Return, for each ε where one does, the simpler method that beats the best diffusion mode, by mean.
-
-    -> {ε: (method, its accuracy, best diffusion mode, its accuracy)}; not where one side is missing.
-    """
+def simpler_wins(records: Sequence[Record]) -> dict[float, Win]:
+    """Return {ε: who wins and against what}, where a simpler method does; not where one side is missing."""
     near = home(records)
     wins = {}
     for epsilon in epsilons(near):
-        ours, theirs = best(near, DIFFUSION, epsilon), best(near, SIMPLE, epsilon)
-        if ours and theirs and theirs[0] > ours[0]:
-            wins[epsilon] = (theirs[1].label, theirs[0], ours[1].label, ours[0])
+        ours, theirs = _means(near, DIFFUSION, epsilon), _means(near, SIMPLE, epsilon)
+        if ours:
+            mode, accuracy = ours[0]
+            if better := tuple(pair for pair in theirs if pair[1] > accuracy):
+                wins[epsilon] = Win(methods=better, mode=mode.label, accuracy=accuracy)
     return wins
+
+
+def _means(records: Sequence[Record], curves: Iterable[Curve], epsilon: float) -> list[tuple[Curve, float]]:
+    """Return each curve's mean at an ε, highest first."""
+    found = [
+        (curve, cell.mean) for curve in curves if (cell := summarise(records, curve.mode, epsilon, curve.key))
+    ]
+    return sorted(found, key=lambda pair: -pair[1])
 
 
 def gaps(records: Sequence[Record], key: str = TSTR) -> dict[tuple[float, int], Cell]:
@@ -119,30 +127,46 @@ def finding(records: Sequence[Record]) -> str:
     found = gaps(records)
     for epsilon in sorted({e for e, _ in found}, reverse=True):
         repeated = {place: cell for place, cell in found.items() if cell.repetitions >= LEAST_REPETITIONS}
-        of_clients = {n: cell.mean for (e, n), cell in repeated.items() if e == epsilon}
+        of_clients = {n: cell for (e, n), cell in repeated.items() if e == epsilon}
         if len(of_clients) > 1:
-            few, many = min(of_clients), max(of_clients)
+            few, many = of_clients[min(of_clients)], of_clients[max(of_clients)]
             of_fid = gaps(records, fid_key(records) or "fid")
-            in_fid = [of_fid[epsilon, n].mean for n in (few, many) if (epsilon, n) in of_fid]
+            in_fid = [
+                of_fid[epsilon, n].mean for n in (min(of_clients), max(of_clients)) if (epsilon, n) in of_fid
+            ]
             parts.append(
-                f"from {few} to {many} clients the gap to local noise goes from {_points(of_clients[few])} "
-                f"to {_points(of_clients[many])} points"
+                f"from {min(of_clients)} to {max(of_clients)} clients the gap to local noise goes from "
+                f"{_points(few.mean)} to {_points(many.mean)} points"
                 + (f" ({in_fid[0]:+.1f} to {in_fid[1]:+.1f} in FID)" if len(in_fid) == 2 else "")
+                + (", too little for its intervals" if _overlap(few, many) else "")
             )
             break
-    wins = simpler_wins(records)
-    if wins:
-        methods = list(dict.fromkeys(win[0] for win in wins.values()))
-        at = ", ".join(f"{epsilon:g}" for epsilon in wins)
-        tried = [summarise(near, c.mode, e, c.key) for e in wins for c in SIMPLE if c.label == wins[e][0]]
-        few = any(cell is None or cell.repetitions < LEAST_REPETITIONS for cell in tried)
-        parts.append(
-            f"a simpler method ({', '.join(methods)}{', too few runs for an interval' if few else ''}) "
-            f"is more accurate at ε = {at}"
-        )
-    elif any(best(near, SIMPLE, e) and best(near, DIFFUSION, e) for e in epsilons(near)):
-        parts.append("no simpler method is more accurate at any ε")
+    parts += _of_simpler(near)
     return "; ".join(parts) if parts else "Too few cells for a comparison"
+
+
+def _of_simpler(near: Sequence[Record]) -> list[str]:
+    """Say which simpler methods beat every mode and at which ε, or that none does."""
+    wins = simpler_wins(near)
+    curves = [curve for curve in SIMPLE if any(curve is c for win in wins.values() for c, _ in win.methods)]
+    said = []
+    for curve in curves:
+        at = [epsilon for epsilon, win in wins.items() if any(curve is c for c, _ in win.methods)]
+        cells = [summarise(near, curve.mode, epsilon, curve.key) for epsilon in at]
+        few = any(cell is None or cell.repetitions < LEAST_REPETITIONS for cell in cells)
+        said.append(
+            f"{curve.label} at ε = {', '.join(f'{epsilon:g}' for epsilon in at)}"
+            + (" (too few runs for an interval)" if few else "")
+        )
+    if said:
+        return [f"more accurate than every mode: {', '.join(said)}"]
+    both = any(_means(near, SIMPLE, e) and _means(near, DIFFUSION, e) for e in epsilons(near))
+    return ["no simpler method is more accurate at any ε"] if both else []
+
+
+def _overlap(one: Cell, other: Cell) -> bool:
+    """Say whether two 95 % intervals have a value in common."""
+    return abs(one.mean - other.mean) <= (one.half_width or 0.0) + (other.half_width or 0.0)
 
 
 def fid_key(records: Iterable[Record]) -> str | None:

@@ -66,11 +66,12 @@ def markdown(results: Mapping[str, Any]) -> str:
     lines.append("| none, TSTR | – | – | " + " | ".join(["–"] * len(columns) + [_share(none)]) + " |")
     lines += ["", "Bold: the best at that ε. Means, ± half of a 95 % t-interval where a cell was repeated."]
     lines += ["", *_other_figures(near, curves, columns)]
-    wins = simpler_wins(records)
-    for epsilon, (method, theirs, mode, ours) in wins.items():
+    for epsilon, win in simpler_wins(records).items():
+        methods = ", ".join(f"{curve.label} {accuracy:.1%}" for curve, accuracy in win.methods)
         lines += [
             "",
-            f"At ε = {epsilon:g} the simpler method wins: {method} {theirs:.1%}, {mode} {ours:.1%}.",
+            f"At ε = {epsilon:g} simpler is more accurate: {methods}; "
+            f"best mode: {win.mode} {win.accuracy:.1%}.",
         ]
     found = gaps(records)
     if len({n for _, n in found}) > 1:

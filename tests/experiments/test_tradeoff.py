@@ -231,9 +231,27 @@ def test_the_title_is_computed_from_the_numbers() -> None:
         "(FID 12.7, 12.5, 14.3)" in said
     )
     assert "from 10 to 50 clients the gap to local noise goes from +9.0 to +30.0 points" in said
-    assert "a simpler method (DP-MERF) is more accurate at ε = 1" in said
+    assert "more accurate than every mode: DP-MERF at ε = 1" in said
+    assert "at ε = 1, 10" not in said
+    assert "too little" not in said  # 9 ± 0 and 30 ± 2.5
     once = [r for r in records() if not (r["mode"] == "dp_merf" and r["repetition"])]
-    assert "a simpler method (DP-MERF, too few runs for an interval) is more" in findings.finding(once)
+    assert "every mode: DP-MERF at ε = 1 (too few runs for an interval)" in findings.finding(once)
+    more = [
+        record("class_gaussians", 1.0, 0.7, clients=None),
+        record("class_gaussians", 10.0, 0.9, clients=None),
+    ]
+    win = findings.simpler_wins([*records(), *more])
+    assert [(curve.label, round(mean, 2)) for curve, mean in win[1.0].methods] == [
+        ("class Gaussians", 0.7),
+        ("DP-MERF", 0.65),
+    ]
+    assert [curve.label for curve, _ in win[10.0].methods] == ["class Gaussians"]
+    assert (win[10.0].mode, round(win[10.0].accuracy, 2)) == ("central", 0.8)
+    noisy = [
+        r | {"tstr_cnn": r["tstr_cnn"] - 0.3 * (r["repetition"] - 1)} if r["mode"] == "local" else r
+        for r in records()
+    ]
+    assert "too little for its intervals" in findings.finding(noisy)
     twice = [r for r in records() if not (r["clients"] == 50 and r["repetition"] == 2)]
     assert "from 10 to 50 clients" not in findings.finding(twice)  # too few to say it of
     worse = [r | {"tstr_cnn": 0.2} if r["mode"] == "dp_merf" else r for r in records()]
@@ -268,7 +286,7 @@ def test_the_table_marks_the_best_and_says_where_a_simpler_method_wins(tmp_path:
     assert text.startswith("head\n")
     assert text.endswith("tail\n")
     assert "stale" not in text
-    assert "At ε = 1 the simpler method wins: DP-MERF 65.0%, central 60.0%." in text
+    assert "At ε = 1 simpler is more accurate: DP-MERF 65.0%; best mode: central 60.0%." in text
     row = next(line for line in text.splitlines() if line.startswith("| DP-MERF"))
     assert "**65.0 % ± 2.5**" in row
     row = next(line for line in text.splitlines() if line.startswith("| 50 clients"))

@@ -27,8 +27,8 @@ from secure_fed_diffusion.federation.prepare import prepare
 from secure_fed_diffusion.federation.release import NOISE_BLOCK, draw_noise
 from secure_fed_diffusion.federation.run import Run
 from secure_fed_diffusion.training.vectors import flatten
+from tests.federation.runs import Watcher, finish
 from tests.federation.small import federation, seeded, settings_for
-from tests.federation.test_run import Watcher, finish
 
 CANARIES = 40
 

@@ -25,8 +25,8 @@ from secure_fed_diffusion.institution.budget import own_charges
 from secure_fed_diffusion.institution.policy import before_planning
 from secure_fed_diffusion.institution.settings import PolicySettings
 from secure_fed_diffusion.secagg import Roster, SigningKey
+from tests.federation.runs import Watcher, finish, make
 from tests.federation.small import Federation, federation, settings_for
-from tests.federation.test_run import Watcher, finish, make
 
 TWO = (
     "modes.{}.schedule=[{{from_round=1, sampling_rate=0.1, divisor=25}}, "

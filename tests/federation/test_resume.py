@@ -1,0 +1,206 @@
+"""Runs that were stopped or killed: what goes on, what is paid for again, and from which reserve."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secure_fed_diffusion.dp.ledger import verify
+from secure_fed_diffusion.errors import (
+    BudgetExceededError,
+    RunError,
+    SecureAggregationError,
+)
+from secure_fed_diffusion.federation.folder import read_lines
+from secure_fed_diffusion.federation.plan import Plan
+from secure_fed_diffusion.institution.budget import own_charges
+from tests.federation.runs import Watcher, finish, make
+
+
+def test_an_interrupted_run_goes_on_with_the_same_ledger(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        finish(make(folder), Watcher(stop_after=2))
+    before = (folder / "ledger.jsonl").read_bytes()
+    resumed = make(folder, resume=True)
+    assert resumed.finished_round == 2
+    summary = finish(resumed)
+    assert summary["finished"]
+    assert (folder / "ledger.jsonl").read_bytes().startswith(before)
+    assert [line["round"] for line in read_lines(folder / "metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def test_a_round_that_left_before_the_kill_is_paid_for_twice(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = make(folder)
+
+    class Killed(BaseException):
+        pass
+
+    honest = run.server.take_sum
+
+    def die_in_round_two(total: object) -> None:
+        if run.finished_round == 1:
+            raise Killed
+        honest(total)
+
+    run.server.take_sum = die_in_round_two  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        finish(run)
+    watcher = Watcher()
+    summary = finish(make(folder, resume=True), watcher)
+    assert summary["finished"]
+    assert watcher.records[0]["round"] == 2
+    assert watcher.records[0]["attempt"] == 1
+    lines = [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()[1:]]
+    attempts = {line["attempt"] for line in lines if line["round"] == 2}
+    assert attempts == {0, 1}
+    verify(folder / "ledger.jsonl", head=summary["ledger_head"])
+
+
+def test_a_kill_in_the_warm_up_is_paid_for_from_the_reserve_too(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = make(folder, "distributed", "federation.clients_per_round=6", "federation.min_survivors=5")
+
+    class Killed(BaseException):
+        pass
+
+    def die(total: object) -> None:
+        raise Killed
+
+    run.server.take_sum = die  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        finish(run)
+    overrides = ("federation.clients_per_round=6", "federation.min_survivors=5")
+    summary = finish(make(folder, "distributed", *overrides, resume=True))
+    assert summary["finished"]
+
+
+def test_a_run_that_cannot_pay_for_its_last_round_keeps_what_it_has(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    overrides = (
+        "federation.clients_per_round=6",
+        "federation.min_survivors=5",
+        "federation.reserved_attempts=0",
+    )
+    with pytest.raises(KeyboardInterrupt):
+        finish(make(folder, "distributed", *overrides), Watcher(stop_after=2))
+    run = make(folder, "distributed", *overrides, resume=True)
+    for client_id in run.plan.rounds[2].cohort:  # as if a kill had come after these frames left
+        run.ledger.charge(client_id, round=3, attempt=0, mechanism="training")
+    with pytest.raises(RunError, match=r"round 4 failed.*reserved_attempts=0.*the plan reserves 3"):
+        finish(run)
+    with pytest.raises(BudgetExceededError, match="the budget is spent"):
+        make(folder, "distributed", *overrides, resume=True)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert not summary["finished"]
+    assert summary["rounds"] == 3
+    assert (folder / "model" / "pipeline.py").exists()
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    head = finish(make(folder))["ledger_head"]
+    watcher = Watcher()
+    assert finish(make(folder, resume=True), watcher)["ledger_head"] == head
+    assert watcher.records == []
+
+
+def test_a_run_is_not_resumed_under_other_settings(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        finish(make(folder), Watcher(stop_after=1))
+    with pytest.raises(RunError, match="begun under other settings"):
+        make(folder, "distributed", "privacy.epsilon=20.0", resume=True)
+    with pytest.raises(RunError, match="no run to resume"):
+        make(tmp_path / "nowhere", resume=True)
+
+
+@pytest.mark.parametrize("where", ["warm_up", "measure"])
+def test_a_kill_while_the_warm_up_trains_or_a_model_is_measured_costs_no_round(
+    where: str, tmp_path: Path
+) -> None:
+    reserves = ("federation.reserved_attempts=0", "warmup.reserved_attempts=0")
+    whole = make(tmp_path / "whole", "central", *reserves)
+    finish(whole)
+    run = make(tmp_path / "run", "central", *reserves)
+    owner = run.server if where == "warm_up" else run.assessment
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    setattr(owner, where, die)
+    with pytest.raises(Killed):
+        finish(run)
+    resumed = make(tmp_path / "run", "central", *reserves, resume=True)
+    assert resumed.unmeasured is not None
+    assert finish(resumed)["finished"]
+    for kept in ("metrics.jsonl", "ledger.jsonl"):
+        lines = [(line.get("round"), line.get("attempt")) for line in read_lines(tmp_path / "run" / kept)]
+        assert lines == [
+            (line.get("round"), line.get("attempt")) for line in read_lines(tmp_path / "whole" / kept)
+        ]
+    assert resumed.unmeasured is None
+
+
+def plan_of(folder: Path, *overrides: str) -> Plan:
+    run = make(folder, "distributed", "federation.reserved_attempts=2", *overrides)
+    run.ledger.close()
+    return run.plan
+
+
+def test_the_warm_up_may_have_a_reserve_of_its_own(tmp_path: Path) -> None:
+    shared = plan_of(tmp_path / "shared")
+    apart = plan_of(tmp_path / "apart", "warmup.reserved_attempts=0")
+    most, less = shared.max_charges(), apart.max_charges()
+    assert less["prototypes"] == most["prototypes"] - 2
+    assert less["training"] == most["training"]
+    alone, client = plan_of(tmp_path / "alone", "warmup.reserved_attempts=5"), 0
+    planned = {n: sum(client in r.cohort for r in alone.rounds if r.release == n) for n in alone.releases}
+    charges = own_charges(alone, client)
+    assert charges == {"prototypes": planned["prototypes"] + 5, "training": planned["training"] + 2}
+    several = plan_of(
+        tmp_path / "several",
+        "secagg.rounds_per_setup=9",
+        "federation.min_survivors=5",
+        "warmup.reserved_attempts=5",
+    )
+    assert (several.slots("prototypes"), several.slots("training")) == (1 + 5, 3 + 2)
+    assert apart.noise_multiplier < shared.noise_multiplier  # what is not reserved buys less noise
+
+
+@pytest.mark.parametrize(("training", "warm_up", "number"), [(1, 0, 1), (1, 0, 3), (0, 1, 1), (0, 1, 3)])
+def test_repeats_of_the_warm_up_and_of_the_training_do_not_use_up_each_other_s_reserve(
+    training: int, warm_up: int, number: int, tmp_path: Path
+) -> None:
+    run = make(
+        tmp_path / "run",
+        "distributed",
+        f"federation.reserved_attempts={training}",
+        f"warmup.reserved_attempts={warm_up}",
+    )
+    survives = bool(warm_up if number == 1 else training)
+    total, failures = run.server.total, []
+
+    def fail_once() -> Any:
+        if run.finished_round + 1 == number and not failures:
+            failures.append(number)
+            raise SecureAggregationError("as if too many had gone")
+        return total()
+
+    run.server.total = fail_once  # type: ignore[method-assign]
+    if survives:
+        assert finish(run)["finished"]
+    else:
+        key = "warmup" if number == 1 else "federation"
+        with pytest.raises(
+            RunError, match=rf"round {number} failed.*\({key}\.reserved_attempts=0\) are used"
+        ):
+            finish(run)
+    assert failures == [number]
