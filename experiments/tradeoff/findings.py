@@ -149,17 +149,18 @@ def _of_simpler(near: Sequence[Record]) -> list[str]:
     """Say which simpler methods beat every mode and at which ε, or that none does."""
     wins = simpler_wins(near)
     curves = [curve for curve in SIMPLE if any(curve is c for win in wins.values() for c, _ in win.methods)]
-    said = []
+    said: dict[str, list[str]] = {}
     for curve in curves:
         at = [epsilon for epsilon, win in wins.items() if any(curve is c for c, _ in win.methods)]
         cells = [summarise(near, curve.mode, epsilon, curve.key) for epsilon in at]
         few = any(cell is None or cell.repetitions < LEAST_REPETITIONS for cell in cells)
-        said.append(
-            f"{curve.label} at ε = {', '.join(f'{epsilon:g}' for epsilon in at)}"
-            + (" (too few runs for an interval)" if few else "")
+        where = ", ".join(f"{epsilon:g}" for epsilon in at) + (
+            " (too few runs for an interval)" if few else ""
         )
+        said.setdefault(where, []).append(curve.label)
     if said:
-        return [f"more accurate than every mode: {', '.join(said)}"]
+        named = ", ".join(f"{' and '.join(labels)} at ε = {where}" for where, labels in said.items())
+        return [f"more accurate than every mode: {named}"]
     both = any(_means(near, SIMPLE, e) and _means(near, DIFFUSION, e) for e in epsilons(near))
     return ["no simpler method is more accurate at any ε"] if both else []
 
