@@ -19,11 +19,10 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ import numpy as np
 import torch
 
 from secure_fed_diffusion import config, secagg
+from secure_fed_diffusion.benchmarks.meter import Meter
 from secure_fed_diffusion.data.images import ImageSet
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.engines.in_process import InProcessEngine
@@ -75,52 +75,6 @@ divisor = 1000
 micro_batch = 64
 """
 IMAGE_SHAPE, N_CLASSES = (1, 28, 28), 10
-
-
-@dataclass(slots=True)
-class Meter:
-    """Seconds by part; a part that begins inside another stops the other's clock."""
-
-    spent: dict[str, float] = field(default_factory=dict)
-    _open: list[tuple[str, float]] = field(default_factory=list)
-
-    @contextmanager
-    def running(self, part: str) -> Iterator[None]:
-        """Count what is inside for `part`."""
-        now = time.process_time()
-        if self._open:
-            self._add(*self._open[-1], now)
-        self._open.append((part, now))
-        try:
-            yield
-        finally:
-            now = time.process_time()
-            self._add(*self._open.pop(), now)
-            if self._open:
-                self._open[-1] = (self._open[-1][0], now)
-
-    def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function, counted for `part`."""
-
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            with self.running(part):
-                found = function(*args, **kwargs)
-            return self._each(part, found) if isinstance(found, Generator) else found
-
-        return counted
-
-    def _each(self, part: str, found: Iterator[Any]) -> Iterator[Any]:
-        """Yield what is computed step by step, counted for `part`."""
-        nothing = object()
-        while True:
-            with self.running(part):
-                item = next(found, nothing)
-            if item is nothing:
-                return
-            yield item
-
-    def _add(self, part: str, since: float, now: float) -> None:
-        self.spent[part] = self.spent.get(part, 0.0) + now - since
 
 
 # What is counted for which part; whatever the clients and the server do besides is `frames`.

@@ -28,11 +28,11 @@ from secure_fed_diffusion.federation.contribution import Contributor, Integers
 from secure_fed_diffusion.federation.release import Release
 from secure_fed_diffusion.federation.schedule import PHASES
 from secure_fed_diffusion.federation.settings import StepSettings
+from secure_fed_diffusion.training.exactness import random_records
 from secure_fed_diffusion.training.per_example import (
     Records,
     Sample,
     micro_batches,
-    random_records,
 )
 from secure_fed_diffusion.training.vectors import integer_sum, load_flat, record_norms
 

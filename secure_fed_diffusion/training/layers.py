@@ -7,7 +7,7 @@ of its output times its input unfolded into patches.
 
 `CALLS` says which functions of PyTorch they stand for; whatever a parameter goes through besides is
 `Unknown`, and so is a layer in a form that is not handled (groups, another batch axis).  Not covered:
-layers that mix records (batch normalisation without weights): `per_example.is_position_independent` sees
+layers that mix records (batch normalisation without weights): `exactness.is_position_independent` sees
 those.
 
 Source: Goodfellow 2015, "Efficient Per-Example Gradient Computations" (arXiv 1510.01799); for convolutions

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from secure_fed_diffusion.diffusion.objective import Objective
 from secure_fed_diffusion.errors import ConfigError
-from secure_fed_diffusion.training import per_example
+from secure_fed_diffusion.training import exactness, per_example
 from secure_fed_diffusion.training.vectors import dimension
 
 AUTO = "auto"
@@ -67,12 +67,10 @@ def resolve(
     else:
         sizes = fitting(model, objective, image_shape, n_classes)
     for size in sizes:
-        if per_example.is_position_independent(
+        if exactness.is_position_independent(
             model, objective, image_shape=image_shape, n_classes=n_classes, size=size
         ):
-            if not per_example.agrees_with_vmap(
-                model, objective, image_shape=image_shape, n_classes=n_classes
-            ):
+            if not exactness.agrees_with_vmap(model, objective, image_shape=image_shape, n_classes=n_classes):
                 raise ConfigError("per-example gradients of this model come out wrong on this machine")
             if configured == AUTO:
                 known[key] = size
@@ -113,7 +111,7 @@ def activation_bytes(
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    records = per_example.random_records(model, objective, image_shape, n_classes, 2)
+    records = exactness.random_records(model, objective, image_shape, n_classes, 2)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         draws = records.draws
         held = objective.loss_batch(model, records.images, records.labels, draws.timesteps, draws.noise)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from secure_fed_diffusion.benchmarks import round as round_benchmark
-from secure_fed_diffusion.benchmarks.round import GRADIENTS, PARTS, Meter
+from secure_fed_diffusion.benchmarks.meter import Meter
+from secure_fed_diffusion.benchmarks.round import GRADIENTS, PARTS
 from secure_fed_diffusion.errors import ConfigError
 
 TINY = [

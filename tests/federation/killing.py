@@ -31,7 +31,7 @@ from secure_fed_diffusion.federation import prepare as prepare_module
 from secure_fed_diffusion.federation.contribution import Contributor
 from secure_fed_diffusion.federation.messages import ANNOUNCE, ROUND, STEPS, Announcement, Opening
 from secure_fed_diffusion.federation.settings import RunSettings
-from secure_fed_diffusion.training import per_example
+from secure_fed_diffusion.training import exactness
 from tests.federation.small import seeded, settings_for
 
 RESERVED = 2
@@ -153,7 +153,7 @@ def execute(folder: Path, notes: Path, last_event: int | None, settings: RunSett
         setattr(os, name, clockwork.around(getattr(os, name)))
     resume = (folder / "ledger.jsonl").exists()
     # What costs time and touches neither a charge nor a frame is left out.
-    per_example.is_position_independent = lambda *_, **__: True
+    exactness.is_position_independent = lambda *_, **__: True
     assessment.HOLDOUT_RECORDS = 16
     run = prepare_module.prepare(settings, folder, config_text=config.dump(settings), resume=resume)
     run.assessment.measure = lambda *_, **__: {}  # type: ignore[method-assign]

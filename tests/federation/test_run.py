@@ -123,7 +123,7 @@ def test_a_micro_batch_that_is_not_exact_here_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "secure_fed_diffusion.training.per_example.is_position_independent", lambda *_, **__: False
+        "secure_fed_diffusion.training.exactness.is_position_independent", lambda *_, **__: False
     )
     with pytest.raises(ConfigError, match=r"modes\.distributed\.micro_batch: at 16"):
         make(tmp_path / "run")

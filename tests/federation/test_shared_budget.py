@@ -40,7 +40,7 @@ SMALLEST = (
 def _no_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what costs time and touches no ledger."""
     monkeypatch.setattr(
-        "secure_fed_diffusion.training.per_example.is_position_independent", lambda *_, **__: True
+        "secure_fed_diffusion.training.exactness.is_position_independent", lambda *_, **__: True
     )
     monkeypatch.setattr("secure_fed_diffusion.federation.assessment.Assessment.measure", lambda *_, **__: {})
 

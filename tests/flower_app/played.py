@@ -87,7 +87,7 @@ class FrozenRehearsal(Rehearsal):
 
 def leave_out_measurements(patch: pytest.MonkeyPatch) -> None:
     """Leave out what costs time and touches no frame."""
-    patch.setattr("secure_fed_diffusion.training.per_example.is_position_independent", lambda *_, **__: True)
+    patch.setattr("secure_fed_diffusion.training.exactness.is_position_independent", lambda *_, **__: True)
     patch.setattr("secure_fed_diffusion.federation.assessment.Assessment.measure", lambda *_, **__: {})
     patch.setattr("secure_fed_diffusion.federation.assessment.HOLDOUT_RECORDS", 16)
     patch.setattr(Contributor, "vector", _keyed)

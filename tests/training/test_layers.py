@@ -13,13 +13,12 @@ from secure_fed_diffusion.diffusion.objective import Draws, Objective, draw
 from secure_fed_diffusion.diffusion.settings import DiffusionSettings
 from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.training import per_example
+from secure_fed_diffusion.training.exactness import agrees_with_vmap, is_position_independent
 from secure_fed_diffusion.training.per_example import (
     Records,
-    agrees_with_vmap,
     at_once,
     by_vmap,
     in_one_pass,
-    is_position_independent,
     micro_batches,
     per_example_gradients,
     trainable,

@@ -12,7 +12,7 @@ from secure_fed_diffusion.diffusion.objective import Objective
 from secure_fed_diffusion.diffusion.settings import DiffusionSettings, ModelSettings
 from secure_fed_diffusion.diffusion.unet import build_unet
 from secure_fed_diffusion.errors import ConfigError
-from secure_fed_diffusion.training import micro_batch, per_example
+from secure_fed_diffusion.training import exactness, micro_batch
 from secure_fed_diffusion.training.micro_batch import (
     SIZES,
     activation_bytes,
@@ -39,7 +39,7 @@ def chosen(model: nn.Module, configured: int | str) -> int:
 def exact(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Return the sizes that are exact; a test changes them."""
     sizes = set(SIZES)
-    monkeypatch.setattr(per_example, "is_position_independent", lambda *_, size, **__: size in sizes)
+    monkeypatch.setattr(exactness, "is_position_independent", lambda *_, size, **__: size in sizes)
     return sizes
 
 
@@ -79,7 +79,7 @@ def test_no_exact_size_is_an_error(model: nn.Module, exact: set[int]) -> None:
 def test_gradients_that_differ_from_vmap_are_an_error(
     model: nn.Module, exact: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(per_example, "agrees_with_vmap", lambda *_, **__: False)
+    monkeypatch.setattr(exactness, "agrees_with_vmap", lambda *_, **__: False)
     with pytest.raises(ConfigError, match="come out wrong"):
         chosen(model, 16)
 
@@ -110,7 +110,7 @@ def test_a_choice_holds_for_what_it_was_made_for_alone(
     change: str, model: nn.Module, exact: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(micro_batch, "fitting", lambda *_: SIZES)
-    monkeypatch.setattr(per_example, "agrees_with_vmap", lambda *_, **__: True)
+    monkeypatch.setattr(exactness, "agrees_with_vmap", lambda *_, **__: True)
     assert chosen(model, "auto") == 64
     exact -= {64}
     objective, shape = OBJECTIVE, SHAPE

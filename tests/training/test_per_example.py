@@ -20,10 +20,10 @@ from secure_fed_diffusion.diffusion.settings import (
     ModelSettings,
 )
 from secure_fed_diffusion.diffusion.unet import build_unet
-from secure_fed_diffusion.training import per_example
+from secure_fed_diffusion.training import exactness, per_example
+from secure_fed_diffusion.training.exactness import is_position_independent
 from secure_fed_diffusion.training.per_example import (
     Records,
-    is_position_independent,
     micro_batches,
     per_example_gradients,
 )
@@ -204,5 +204,5 @@ def test_the_check_of_a_micro_batch_sees_a_model_whose_rows_depend_on_their_plac
                 gradient[-1] *= 1 + 2**-22  # one unit in the last places, in the last row alone
             yield gradients
 
-    monkeypatch.setattr(per_example, "micro_batches", with_an_edge)
+    monkeypatch.setattr(exactness, "micro_batches", with_an_edge)
     assert not is_position_independent(model, objective, **facts)
