@@ -92,7 +92,8 @@ def run_rounds(
     """
     repeats: Counter[str] = Counter()  # of this whole run, also those that a kill made
     for planned in plan.rounds:
-        repeats[plan.reserve_key(planned.release)] += max(0, ledger.attempts(planned.number) - 1)
+        made, unfinished = ledger.attempts(planned.number), planned.number >= first
+        repeats[plan.reserve_key(planned.release)] += made if unfinished else max(0, made - 1)
     for planned in plan.rounds[first - 1 :]:
         while True:
             attempt = ledger.attempts(planned.number)

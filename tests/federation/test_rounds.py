@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from secure_fed_diffusion.errors import (
 )
 from secure_fed_diffusion.federation.messages import Announcement, unwrap, wrap
 from secure_fed_diffusion.federation.rounds import run_rounds
+from secure_fed_diffusion.federation.server import Server
 from tests.federation.small import Federation, federation, settings_for
 
 
@@ -70,6 +73,25 @@ def test_a_failed_round_is_charged_and_done_again_under_a_new_attempt() -> None:
     outcome = first_round(it)
     assert outcome.attempt == 1
     assert {(c[0], c[2]) for c in it.book.charges} == {(c, a) for c in cohort for a in (0, 1)}
+
+
+def test_the_attempt_that_a_kill_cut_short_is_one_of_the_repeats() -> None:
+    it = federation(settings_for("distributed", "warmup.draws=0"))  # one repeat is reserved
+    outgoing = it.server.open(1, 0)
+    while len(it.book.charges) == 0:
+        outgoing = it.server.take({c: it.clients[c].handle(frame) for c, frame in outgoing.items()})
+    it = replace(it, server=Server("run", it.plan, it.server.model, None, roster=it.clients[0]._roster))
+    it.engine.absent = lambda number, client, step: (
+        number == 2 and client in it.plan.rounds[1].cohort[:2] and step == "unmask"
+    )
+    notes: list[str] = []
+    loop = run_rounds(it.plan, it.server, it.engine, it.book, first=1, note=notes.append)
+    outcome = next(loop)
+    assert outcome.attempt == 1
+    it.server.apply(outcome.total)
+    with pytest.raises(RunError, match=r"round 2 failed, .* \(federation\.reserved_attempts=1\) are used"):
+        next(loop)
+    assert notes == []
 
 
 def test_enough_for_the_threshold_but_too_few_for_the_noise_is_never_unmasked() -> None:
