@@ -240,7 +240,7 @@ def _value_axis(axes: Axes, key: str) -> None:
         percent_axis(axes)
         axes.set_ylabel(f"{metric_name(key)}, %")
     else:
-        low, high = axes.get_ylim()
+        low, high = axes.dataLim.intervaly  # the limits have a margin, which may lie below zero
         number_axis(axes, "y", log=low > 0 and high > 8 * low)
         kind = names.WORDS.get(names.family(key) or "", metric_name(key))
         axes.set_ylabel(f"{kind} (lower is better)" if names.is_distance(key) else kind)

@@ -11,8 +11,10 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from matplotlib.axes import Axes
 
 from secure_fed_diffusion.errors import RunError
+from secure_fed_diffusion.reporting import compare_figures
 from secure_fed_diffusion.reporting.compare import write_comparison
 from secure_fed_diffusion.reporting.run_folder import RunFolder
 from secure_fed_diffusion.reporting.run_set import (
@@ -175,6 +177,27 @@ def test_runs_that_are_alike_in_all_settings_say_so(tmp_path: Path) -> None:
     text = " ".join(parsed.text.split())
     assert "Their configurations are the same" in text
     assert "± " in text
+
+
+@pytest.mark.parametrize(("worst", "scale"), [(9.0, "linear"), (200.0, "log")])
+def test_one_bad_run_does_not_squeeze_the_others_to_a_line(
+    worst: float, scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, fid in (("a", 5.0), ("b", 6.0), ("c", worst)):
+        path = write_run(tmp_path / name, rounds=2) / "summary.json"
+        summary = json.loads(path.read_text())
+        summary["metrics"]["fid_lenet84_digits"] = fid
+        path.write_text(json.dumps(summary))
+    scales: dict[str, str] = {}
+    honest = compare_figures._value_axis
+
+    def watched(axes: Axes, key: str) -> None:
+        honest(axes, key)
+        scales[key] = axes.get_yscale()
+
+    monkeypatch.setattr(compare_figures, "_value_axis", watched)
+    write_comparison([tmp_path], tmp_path / "c.html")
+    assert scales["fid_lenet84_digits"] == scale
 
 
 def test_cells_of_two_sweeps_with_one_name_are_told_apart(tmp_path: Path) -> None:
