@@ -67,20 +67,19 @@ class Cell:
     @property
     def name(self) -> str:
         """Name the cell's file: its values, and the code that computes it."""
-        return self._name(asdict(self), "federated.py", "masked.py")
+        code = b"".join((HERE / name).read_bytes() for name in ("federated.py", "masked.py"))
+        return self._named(json.dumps(asdict(self), sort_keys=True).encode() + code)
 
-    @property
-    def training(self) -> str:
-        """Name the file of its trained weights: what decides them, and the code that trains them."""
-        decides = ("data", "clients", "recipe", "seed")
-        return self._name(
-            {key: value for key, value in asdict(self).items() if key in decides}, "federated.py"
+    def weights(self, hospitals: Sequence[ImageSet]) -> str:
+        """Name the file of its trained weights: what hospitals hold, the recipe, the code that trains."""
+        recipe = json.dumps([asdict(self.recipe), self.seed], sort_keys=True).encode()
+        held = b"".join(
+            sha256(part.images.tobytes() + part.labels.astype(np.int64).tobytes()).digest()
+            for part in hospitals
         )
+        return self._named(recipe + held + (HERE / "federated.py").read_bytes())
 
-    def _name(self, values: dict[str, Any], *code: str) -> str:
-        content = json.dumps(values, sort_keys=True).encode() + b"".join(
-            (HERE / c).read_bytes() for c in code
-        )
+    def _named(self, content: bytes) -> str:
         return f"{self.data.name}-{self.method}-{self.seed}-{sha256(content).hexdigest()[:12]}"
 
 
@@ -97,7 +96,7 @@ def compute(cell: Cell, out: Path) -> dict[str, Any]:
         seed=cell.seed,
     )
     hospitals = [dataset.train.subset(part) for part in parts]
-    model = trained(cell, dataset, hospitals, out / f"{cell.training}.safetensors")
+    model = trained(cell, dataset, hospitals, out / f"{cell.weights(hospitals)}.safetensors")
     features = [embeddings(model, hospital) for hospital in hospitals]
     labels = [hospital.labels for hospital in hospitals]
     test = embeddings(model, dataset.test)
@@ -149,7 +148,7 @@ def trained(cell: Cell, dataset: Dataset, hospitals: list[ImageSet], weights: Pa
     if weights.exists():
         model = Classifier(dataset.image_shape, dataset.n_classes, cell.recipe.embedding)
         model.load_state_dict(load_file(weights))
-        return model.eval()
+        return model.to(memory_format=torch.channels_last).eval()
     model = train(
         hospitals,
         cell.recipe,
@@ -157,7 +156,7 @@ def trained(cell: Cell, dataset: Dataset, hospitals: list[ImageSet], weights: Pa
         n_classes=dataset.n_classes,
         seed=cell.seed,
     )
-    fresh = weights.with_suffix(".new")
+    fresh = weights.with_suffix(f".{os.getpid()}")
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, fresh)
     fresh.replace(weights)
     return model
@@ -248,6 +247,9 @@ def main() -> None:
             parser.error(f"--set: expected one of {', '.join(settings['sets'])}, got {unknown[0]}")
         grid = cells(settings, chosen, dict(pair.split("=", 1) for pair in arguments.synthetic))
         arguments.out.mkdir(parents=True, exist_ok=True)
+        made = origin(
+            "experiments.prototype_inference.run", sys.argv[1:]
+        )  # the code that computes is today's
         started, records = time.perf_counter(), []
         with ProcessPoolExecutor(max(1, min(2, os.cpu_count() or 1))) as pool:
             for done, record in enumerate(pool.map(measured, grid, [arguments.out] * len(grid)), start=1):
@@ -261,7 +263,7 @@ def main() -> None:
                 )
         found = merged(
             json.loads(arguments.results.read_text(encoding="utf-8")) if arguments.results.exists() else {},
-            origin("experiments.prototype_inference.run", sys.argv[1:]),
+            made,
             records,
         )
         arguments.results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from experiments.prototype_inference.figure import METHODS, TITLES, Record, gains, interval, verdict
@@ -53,8 +53,12 @@ def sentence(records: list[Record]) -> str:
             said.append(wording.format(count) + where)
     for epsilon in _noisy(records)[:1]:
         released = gains(records, f"{NOISY}{epsilon:g}")
-        change = _mean_over(released) - _mean_over({place: exact[place] for place in released})
-        said.append(f"noise at ε = {epsilon:g} moves the gain by {change:+.1f} points on average")
+        changes = {place: fmean(values) - fmean(exact[place]) for place, values in released.items()}
+        most = max(changes, key=lambda place: abs(changes[place]))
+        said.append(
+            f"the release at ε = {epsilon:g} moves the gain by {median(changes.values()):+.1f} points in the "
+            f"median setting, by {changes[most]:+.1f} at the most ({most[1]}, {METHODS[most[2]][0]})"
+        )
     return f'**{TITLES[records[0]["data"]]}.** "At least one point" {"; ".join(said)}.'
 
 
@@ -69,10 +73,6 @@ def _named(found: Sequence[Place], exact: Mapping[Place, list[float]]) -> str:
         + ", ".join(f"{METHODS[method][0]} {fmean(exact[data, skew, method]):+.1f}" for method in methods)
         for skew, methods in by_skew.items()
     )
-
-
-def _mean_over(found: Mapping[Place, list[float]]) -> float:
-    return fmean(fmean(values) for values in found.values())
 
 
 def _noisy(records: Sequence[Record]) -> list[float]:
@@ -113,5 +113,10 @@ def _note(records: Sequence[Record], noisy: Sequence[float]) -> str:
             "ε is that of the one release of the prototypes: "
             + "; ".join(f"δ = {delta}, unit {unit}, view {view}" for delta, unit, view in sorted(terms))
             + ", add or remove, PLD."
+        )
+    if any(SYNTHETIC in r for r in records):
+        said.append(
+            "Synthetic: prototypes of images drawn from the released model of the run that the command "
+            "names; their cost is that run's own ε, none of those here."
         )
     return " ".join(said)

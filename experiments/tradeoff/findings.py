@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from scipy.stats import t as student_t
+from scipy.stats import ttest_ind_from_stats
 
 from secure_fed_diffusion.reporting.tradeoff import Cell, summarise
+from secure_fed_diffusion.reporting.wording import number
 
 Record = Mapping[str, Any]
 
@@ -97,18 +99,24 @@ def _means(records: Sequence[Record], curves: Iterable[Curve], epsilon: float) -
     return sorted(found, key=lambda pair: -pair[1])
 
 
-def gaps(records: Sequence[Record], key: str = TSTR) -> dict[tuple[float, int], Cell]:
-    """Return distributed minus local by (ε, clients), paired by seed, with a 95 % t-interval."""
+def paired_gaps(records: Sequence[Record], key: str = TSTR) -> dict[tuple[float, int], list[float]]:
+    """Return distributed minus local by (ε, clients), one value a seed that both have."""
     by_place: dict[tuple[float, int, int], dict[str, float]] = {}
     for r in records:
-        if r["mode"] in ("distributed", "local") and r.get("epsilon") is not None and r.get(key) is not None:
+        value = number(r.get(key))
+        if r["mode"] in ("distributed", "local") and r.get("epsilon") is not None and value is not None:
             place = (float(r["epsilon"]), int(r["clients"]), int(r["repetition"]))
-            by_place.setdefault(place, {})[str(r["mode"])] = float(r[key])
+            by_place.setdefault(place, {})[str(r["mode"])] = value
     paired: dict[tuple[float, int], list[float]] = {}
     for (epsilon, clients, _), pair in sorted(by_place.items()):
         if len(pair) == 2:
             paired.setdefault((epsilon, clients), []).append(pair["distributed"] - pair["local"])
-    return {place: _interval(values) for place, values in paired.items()}
+    return paired
+
+
+def gaps(records: Sequence[Record], key: str = TSTR) -> dict[tuple[float, int], Cell]:
+    """Return the means of `paired_gaps`, with 95 % t-intervals."""
+    return {place: _interval(values) for place, values in paired_gaps(records, key).items()}
 
 
 def finding(records: Sequence[Record]) -> str:
@@ -124,50 +132,68 @@ def finding(records: Sequence[Record]) -> str:
                 f"{central:.1%}, local noise {local:.1%}{_in_fid(near, epsilon)}"
             )
             break
-    found = gaps(records)
-    for epsilon in sorted({e for e, _ in found}, reverse=True):
-        repeated = {place: cell for place, cell in found.items() if cell.repetitions >= LEAST_REPETITIONS}
-        of_clients = {n: cell for (e, n), cell in repeated.items() if e == epsilon}
-        if len(of_clients) > 1:
-            few, many = of_clients[min(of_clients)], of_clients[max(of_clients)]
-            of_fid = gaps(records, fid_key(records) or "fid")
-            in_fid = [
-                of_fid[epsilon, n].mean for n in (min(of_clients), max(of_clients)) if (epsilon, n) in of_fid
-            ]
-            parts.append(
-                f"from {min(of_clients)} to {max(of_clients)} clients the gap to local noise goes from "
-                f"{_points(few.mean)} to {_points(many.mean)} points"
-                + (f" ({in_fid[0]:+.1f} to {in_fid[1]:+.1f} in FID)" if len(in_fid) == 2 else "")
-                + (", too little for its intervals" if _overlap(few, many) else "")
-            )
-            break
+    parts += _of_clients(records)
     parts += _of_simpler(near)
     return "; ".join(parts) if parts else "Too few cells for a comparison"
 
 
-def _of_simpler(near: Sequence[Record]) -> list[str]:
-    """Say which simpler methods beat every mode and at which ε, or that none does."""
-    wins = simpler_wins(near)
-    curves = [curve for curve in SIMPLE if any(curve is c for win in wins.values() for c, _ in win.methods)]
-    said: dict[str, list[str]] = {}
-    for curve in curves:
-        at = [epsilon for epsilon, win in wins.items() if any(curve is c for c, _ in win.methods)]
-        cells = [summarise(near, curve.mode, epsilon, curve.key) for epsilon in at]
-        few = any(cell is None or cell.repetitions < LEAST_REPETITIONS for cell in cells)
-        where = ", ".join(f"{epsilon:g}" for epsilon in at) + (
-            " (too few runs for an interval)" if few else ""
+def _of_clients(records: Sequence[Record]) -> list[str]:
+    """Say how the gap to local noise changes with the clients, at the largest ε at which it was repeated."""
+    found = {k: v for k, v in paired_gaps(records).items() if len(v) >= LEAST_REPETITIONS}
+    for epsilon in sorted({e for e, _ in found}, reverse=True):
+        clients = sorted(n for e, n in found if e == epsilon)
+        if len(clients) < 2:
+            continue
+        few, many = (epsilon, clients[0]), (epsilon, clients[-1])
+        said = (
+            f"from {clients[0]} to {clients[-1]} clients the gap to local noise goes from "
+            f"{_points(statistics.fmean(found[few]))} to {_points(statistics.fmean(found[many]))} points"
+            f"{_by_chance(found[few], found[many])}"
         )
-        said.setdefault(where, []).append(curve.label)
-    if said:
-        named = ", ".join(f"{' and '.join(labels)} at ε = {where}" for where, labels in said.items())
-        return [f"more accurate than every mode: {named}"]
+        in_fid = paired_gaps(records, fid_key(records) or "fid")
+        if few in in_fid and many in in_fid:
+            ends = [statistics.fmean(in_fid[place]) for place in (few, many)]
+            said += f", in FID from {ends[0]:+.1f} to {ends[1]:+.1f}{_by_chance(in_fid[few], in_fid[many])}"
+        return [said]
+    return []
+
+
+def _by_chance(few: Sequence[float], many: Sequence[float]) -> str:
+    """Return a remark where Welch's t-test does not tell two means apart at 5 %."""
+    sizes = [len(few), len(many)]
+    if min(sizes) < 2:
+        return " (which chance may do)"
+    means, spreads = (
+        [statistics.fmean(few), statistics.fmean(many)],
+        [statistics.stdev(few), statistics.stdev(many)],
+    )
+    found = ttest_ind_from_stats(
+        means[0], spreads[0], sizes[0], means[1], spreads[1], sizes[1], equal_var=False
+    )
+    told = float(found.pvalue) < 0.05
+    return "" if told else " (which chance may do)"
+
+
+def _of_simpler(near: Sequence[Record]) -> list[str]:
+    """Say which simpler methods have a higher mean than every mode of their unit, and at which ε."""
+    at: dict[str, list[str]] = {}
+    single = False
+    for epsilon, win in simpler_wins(near).items():
+        mode = next(curve for curve in DIFFUSION if curve.label == win.mode)
+        for curve, _ in win.methods:
+            cells = (summarise(near, c.mode, epsilon, c.key) for c in (curve, mode))
+            few = any(cell is None or cell.repetitions < LEAST_REPETITIONS for cell in cells)
+            single |= few
+            at.setdefault(curve.label, []).append(f"{epsilon:g}{'*' * few}")
+    if at:
+        alike: dict[str, list[str]] = {}
+        for label, where in at.items():
+            alike.setdefault(", ".join(where), []).append(label)
+        named = ", ".join(f"{' and '.join(labels)} at ε = {where}" for where, labels in alike.items())
+        note = " (* too few runs on one side for an interval)" if single else ""
+        return [f"more accurate than every mode whose unit is one image: {named}{note}"]
     both = any(_means(near, SIMPLE, e) and _means(near, DIFFUSION, e) for e in epsilons(near))
     return ["no simpler method is more accurate at any ε"] if both else []
-
-
-def _overlap(one: Cell, other: Cell) -> bool:
-    """Say whether two 95 % intervals have a value in common."""
-    return abs(one.mean - other.mean) <= (one.half_width or 0.0) + (other.half_width or 0.0)
 
 
 def fid_key(records: Iterable[Record]) -> str | None:

@@ -156,6 +156,10 @@ class Ledger:
         """Return the first attempt at `round`, counted from 0, that nobody was charged for."""
         return max((key[2] + 1 for key in self._account.charges if key[1] == round), default=0)
 
+    def paid(self, round: int) -> int:  # noqa: A002
+        """Return at how many attempts of `round` somebody was charged."""
+        return len({key[2] for key in self._account.charges if key[1] == round})
+
     def close(self) -> None:
         """Let another process write; a second call does nothing."""
         if self._descriptor >= 0:

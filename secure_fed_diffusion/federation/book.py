@@ -40,6 +40,10 @@ class Book:
         """Return the first attempt at `round`, counted from 0, that was never opened."""
         return max(self._ledger.attempts(round), self._opened.get(round, -1) + 1)
 
+    def paid(self, round: int) -> int:  # noqa: A002
+        """Return at how many attempts of `round` somebody was asked: one that ended before cost nothing."""
+        return self._ledger.paid(round)
+
     def open(self, number: int, attempt: int) -> None:
         """Note an attempt, synced.
 

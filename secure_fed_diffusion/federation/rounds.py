@@ -37,6 +37,9 @@ class Attempts(Protocol):
     def attempts(self, round: int) -> int:  # noqa: A002
         """Return the first attempt at a round, counted from 0, that was not made."""
 
+    def paid(self, round: int) -> int:  # noqa: A002
+        """Return at how many attempts of a round somebody was charged."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
@@ -90,10 +93,10 @@ def run_rounds(
     Raises:
         RunError: a round failed and no repeat is left of those that the plan reserved.
     """
-    repeats: Counter[str] = Counter()  # of this whole run, also those that a kill made
+    repeats: Counter[str] = Counter()  # of this whole run, also what a kill cut short once it was paid for
     for planned in plan.rounds:
-        made, unfinished = ledger.attempts(planned.number), planned.number >= first
-        repeats[plan.reserve_key(planned.release)] += made if unfinished else max(0, made - 1)
+        paid, finished = ledger.paid(planned.number), planned.number < first
+        repeats[plan.reserve_key(planned.release)] += max(0, paid - 1) if finished else paid
     for planned in plan.rounds[first - 1 :]:
         while True:
             attempt = ledger.attempts(planned.number)

@@ -119,9 +119,11 @@ def write_tensorboard(members: Sequence[Member], folder: Path) -> list[Path]:
 
     Raises: ConfigError when tensorboard is not installed.
     """
-    written = []
+    written: list[Path] = []
     for member in members:
-        own = folder / _safe(member.label)
+        name = _safe(member.label)
+        same = sum(_safe(other.label) == name for other in members[: len(written)])
+        own = folder / (f"{name}.{same + 1}" if same else name)
         writer = TensorBoardWriter(own)
         for line in member.run.rounds:
             writer.round(line)
@@ -133,7 +135,7 @@ def write_tensorboard(members: Sequence[Member], folder: Path) -> list[Path]:
 def _row(member: Member, line: Mapping[str, Any], settings: Sequence[str]) -> Row:
     row: Row = {"run": member.label, "folder": member.place, "mode": member.run.mode}
     row["clients"] = member.clients
-    row |= {key: _value(member.settings[key]) for key in settings if key in member.settings}
+    row |= {k: _value(member.settings[k]) for k in settings if k in member.settings and k not in row}
     row |= {"round": int(line["round"]), "kind": str(line.get("kind") or "")}
     for key in _TERMS:
         value = line.get(key)
@@ -162,13 +164,13 @@ def _figures(line: Mapping[str, Any]) -> Row:
 
 
 def _value(setting: str) -> str | float | int:
-    for kind in (int, float):
-        try:
-            value = kind(setting)
-        except ValueError:
-            continue
-        return value if math.isfinite(value) else setting
-    return setting
+    if setting.removeprefix("-").isdecimal():
+        return int(setting) if str(int(setting)) == setting else setting  # 007 is a name
+    try:
+        value = float(setting)
+    except ValueError:
+        return setting
+    return value if math.isfinite(value) and "_" not in setting else setting
 
 
 def _of_one_type(values: list[Any]) -> list[Any]:

@@ -26,6 +26,9 @@ SEEDS = frozenset({"run.seed", "data.seed", "evaluation.seed", "run.repetition"}
 """Settings that make a repetition of a run, not another run."""
 _WITHOUT_EFFECT = frozenset(
     {
+        "data.directory",  # paths of a machine: what lies there is checked by its digest, or counts alone
+        "evaluation.inception_weights",
+        "privacy.shared_ledger",
         "run.device",
         "run.threads",
         "run.workers",
@@ -41,7 +44,8 @@ _BASELINE = "inf"
 class Member:
     """One run among others; `settings` are the texts of its configuration by dotted key.
 
-    `label` and `place` are its own among them; a place is as much of the end of its path as that takes.
+    `label` and `place` are its own among them; a place is as much of the end of its path as that takes: the
+    names of folders above it where two runs' own are alike.
     """
 
     label: str

@@ -231,11 +231,12 @@ def test_the_title_is_computed_from_the_numbers() -> None:
         "(FID 12.7, 12.5, 14.3)" in said
     )
     assert "from 10 to 50 clients the gap to local noise goes from +9.0 to +30.0 points" in said
-    assert "more accurate than every mode: DP-MERF at ε = 1" in said
-    assert "at ε = 1, 10" not in said
-    assert "too little" not in said  # 9 ± 0 and 30 ± 2.5
+    assert said.endswith("more accurate than every mode whose unit is one image: DP-MERF at ε = 1")
+    assert "chance" not in said  # 9 ± 0 and 30 ± 2.5 points
     once = [r for r in records() if not (r["mode"] == "dp_merf" and r["repetition"])]
-    assert "every mode: DP-MERF at ε = 1 (too few runs for an interval)" in findings.finding(once)
+    assert findings.finding(once).endswith("DP-MERF at ε = 1* (* too few runs on one side for an interval)")
+    one_run = [r for r in records() if r["mode"] == "dp_merf" or r["epsilon"] != 1.0 or not r["repetition"]]
+    assert "DP-MERF at ε = 1*" in findings.finding(one_run)  # the mode's side counts too
     more = [
         record("class_gaussians", 1.0, 0.7, clients=None),
         record("class_gaussians", 10.0, 0.9, clients=None),
@@ -251,7 +252,13 @@ def test_the_title_is_computed_from_the_numbers() -> None:
         r | {"tstr_cnn": r["tstr_cnn"] - 0.3 * (r["repetition"] - 1)} if r["mode"] == "local" else r
         for r in records()
     ]
-    assert "too little for its intervals" in findings.finding(noisy)
+    assert "+30.0 points (which chance may do), in FID from" in findings.finding(noisy)
+    close = [record(m, 10.0, a + g * (m == "distributed"), clients=n, seed=i)
+             for n, many in ((10, (0.010, 0.012, 0.008)), (50, (0.019, 0.0215, 0.0165)))
+             for i, g in enumerate(many) for m, a in (("distributed", 0.7), ("local", 0.7))]  # fmt: skip
+    assert "from +1.0 to +1.9 points, in FID" in findings.finding(
+        close
+    )  # intervals overlap, Welch's p is 0.009
     twice = [r for r in records() if not (r["clients"] == 50 and r["repetition"] == 2)]
     assert "from 10 to 50 clients" not in findings.finding(twice)  # too few to say it of
     worse = [r | {"tstr_cnn": 0.2} if r["mode"] == "dp_merf" else r for r in records()]

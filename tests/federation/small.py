@@ -88,6 +88,9 @@ class Book:
     def attempts(self, round: int) -> int:  # noqa: A002
         return 1 + max((c[2] for c in self.charges if c[1] == round), default=-1)
 
+    def paid(self, round: int) -> int:  # noqa: A002
+        return len({c[2] for c in self.charges if c[1] == round})
+
 
 @dataclass
 class Federation:

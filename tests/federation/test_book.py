@@ -38,6 +38,21 @@ def test_an_attempt_is_opened_once_whatever_becomes_of_it(tmp_path: Path) -> Non
     assert (again.attempts(1), again.attempts(2)) == (1, 0)
 
 
+def test_an_attempt_that_ended_before_anybody_was_asked_is_no_repeat_that_was_paid_for(
+    tmp_path: Path,
+) -> None:
+    ledger, book = book_in(tmp_path)
+    plan = federation(settings_for("distributed")).plan
+    for attempt in (0, 1, 2):
+        book.open(1, attempt)
+    assert book.paid(1) == 0
+    for client_id in (0, 1):
+        book.ask(plan, client_id, 1, 2)
+    ledger.close()
+    again = Book(Ledger.open(tmp_path / "ledger.jsonl"), tmp_path / "attempts.txt")
+    assert (again.attempts(1), again.paid(1), again.paid(2)) == (3, 1, 0)
+
+
 @pytest.mark.parametrize("torn", ["1 ", "1 0", "12"])
 def test_a_torn_last_line_opened_nothing_and_does_no_harm(torn: str, tmp_path: Path) -> None:
     ledger, book = book_in(tmp_path)

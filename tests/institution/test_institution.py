@@ -38,6 +38,9 @@ class Attempts:
     def attempts(self, round: int) -> int:  # noqa: A002
         return self.opened.get(round, 0)
 
+    def paid(self, round: int) -> int:  # noqa: A002
+        return self.opened.get(round, 0)
+
     def note(self, round: int, attempt: int) -> None:  # noqa: A002
         self.opened[round] = attempt + 1
 

@@ -112,6 +112,17 @@ def test_tensorboard_reads_back_the_same_numbers(finished_run: Path, tmp_path: P
     assert last.value == pytest.approx(lines[-1]["tstr_cnn"], rel=1e-6)
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorboard") is None, reason="tensorboard (extra export) is not there"
+)
+def test_runs_whose_names_differ_in_signs_alone_keep_folders_of_their_own(tmp_path: Path) -> None:
+    for name in ("run-1", "run_1"):
+        write_run(tmp_path / "runs" / name, rounds=2)
+    folders = export.write_tensorboard(read_runs([tmp_path / "runs"]).members, tmp_path / "board")
+    assert len(set(folders)) == 2
+    assert all(len(list(folder.iterdir())) == 1 for folder in folders)
+
+
 def test_a_watched_run_tells_both_observers() -> None:
     class Ear:
         def __init__(self) -> None:
