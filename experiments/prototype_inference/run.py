@@ -247,9 +247,8 @@ def main() -> None:
             parser.error(f"--set: expected one of {', '.join(settings['sets'])}, got {unknown[0]}")
         grid = cells(settings, chosen, dict(pair.split("=", 1) for pair in arguments.synthetic))
         arguments.out.mkdir(parents=True, exist_ok=True)
-        made = origin(
-            "experiments.prototype_inference.run", sys.argv[1:]
-        )  # the code that computes is today's
+        # Asked first: the commit is that of the code that computes.
+        made = origin("experiments.prototype_inference.run", sys.argv[1:])
         started, records = time.perf_counter(), []
         with ProcessPoolExecutor(max(1, min(2, os.cpu_count() or 1))) as pool:
             for done, record in enumerate(pool.map(measured, grid, [arguments.out] * len(grid)), start=1):

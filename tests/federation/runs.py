@@ -16,6 +16,7 @@ class Watcher:
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.records: list[dict[str, Any]] = []
+        self.notes: list[str] = []
         self.stop_after = stop_after
 
     def round(self, record: dict[str, Any]) -> None:
@@ -24,7 +25,7 @@ class Watcher:
             raise KeyboardInterrupt
 
     def note(self, text: str) -> None:
-        pass
+        self.notes.append(text)
 
 
 def make(folder: Path, mode: str = "distributed", *overrides: str, resume: bool = False) -> Run:

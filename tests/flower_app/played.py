@@ -21,6 +21,7 @@ from secure_fed_diffusion.federation.settings import RunSettings
 from secure_fed_diffusion.flower_app.client_app import Party
 from secure_fed_diffusion.flower_app.rehearsed_client import Rehearsal
 from secure_fed_diffusion.flower_app.simulation import SimulatedRun, prepare_simulation
+from tests.federation.runs import Watcher
 from tests.federation.small import seeded, settings_for
 from tests.flower_app.memory_grid import MemoryGrid, task
 
@@ -42,23 +43,6 @@ TINY = (
     "modes.distributed.divisor=12",
     "modes.central.divisor=12",
 )
-
-
-class Watcher:
-    """Remembers what it is told; `stop_after` plays Ctrl-C once that round is over."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.records: list[dict[str, Any]] = []
-        self.notes: list[str] = []
-        self.stop_after = stop_after
-
-    def round(self, record: dict[str, Any]) -> None:
-        self.records.append(record)
-        if record["round"] == self.stop_after:
-            raise KeyboardInterrupt
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 _honest = Contributor.vector
