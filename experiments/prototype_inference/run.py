@@ -1,12 +1,12 @@
 """Train, aggregate prototypes, compare the rules of inference; write `results.json`, figure and table.
 
-    SFD_DATA_DIR=/path/to/data python -m experiments.prototype_inference.run [--set mnist] [--draw]
-        [--synthetic mnist=runs/some-run]
+    SFD_DATA_DIR=/path/to/data python -m experiments.prototype_inference.run [--set mnist]
+        [--labels "2 classes a client"] [--synthetic mnist=runs/some-run] [--draw]
 
 `--synthetic` adds prototypes of images drawn from a run's released model.  Every cell (data set, skew,
 method, seed) is one file under `--out` and is not computed again, its trained weights are another and serve
 whatever else is compared on them; cells run two at a time, one thread each.
-`results.json` keeps the records of the data sets that a call leaves out.
+`results.json` keeps the records of the data sets, and of the ways to deal out labels, that a call leaves out.
 """
 
 from __future__ import annotations
@@ -171,14 +171,19 @@ def synthetic(run: Path, n_classes: int) -> ImageSet:
     return ImageSet((drawn.transpose(0, 3, 1, 2) * 255).round().astype(np.uint8), labels)
 
 
-def cells(settings: dict[str, Any], chosen: list[str], synthetic_runs: dict[str, str]) -> list[Cell]:
-    """Return the grid of the configuration, for the data sets chosen."""
+def cells(
+    settings: dict[str, Any], sets: Sequence[str], labels: Sequence[str], synthetic_runs: dict[str, str]
+) -> list[Cell]:
+    """Return the grid of the configuration, for the data sets and the ways to deal out labels chosen.
+
+    A way may have keys of `[training]` of its own, as a smaller step size.
+    """
     return [
         Cell(
             data=DataSettings(
                 name=name,
                 train_limit=chosen_set["train_limit"],
-                **{key: value for key, value in skew.items() if key != "name"},
+                **{key: value for key, value in skew.items() if key not in {"name", "training"}},
             ),
             heterogeneity=skew["name"],
             clients=settings["clients"],
@@ -187,7 +192,7 @@ def cells(settings: dict[str, Any], chosen: list[str], synthetic_runs: dict[str,
                 Recipe(
                     rounds=chosen_set["rounds"],
                     local_epochs=chosen_set["local_epochs"],
-                    **settings["training"],
+                    **{**settings["training"], **skew.get("training", {})},
                 ),
                 prox_mu=settings["training"]["prox_mu"] if method == "fedprox" else 0.0,
             ),
@@ -198,8 +203,9 @@ def cells(settings: dict[str, Any], chosen: list[str], synthetic_runs: dict[str,
             synthetic=synthetic_runs.get(name),
         )
         for name, chosen_set in settings["sets"].items()
-        if name in chosen
+        if name in sets
         for skew in settings["heterogeneity"]
+        if skew["name"] in labels
         for method in ("fedavg", "fedprox")
         for seed in settings["seeds"]
     ]
@@ -220,14 +226,17 @@ def measured(cell: Cell, out: Path) -> dict[str, Any]:
 def merged(
     before: Mapping[str, Any], made: Mapping[str, str], records: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return the results with these records, and what made them, in place of those of the same data sets."""
-    new = list(dict.fromkeys(record["data"] for record in records))
-    kept = [record for record in before.get("records", ()) if record["data"] not in new]
-    return {
-        **made,  # of the latest call; each data set's own stands beside it
-        "sets": {**before.get("sets", {}), **{name: dict(made) for name in new}},
-        "records": [*kept, *records],
-    }
+    """Return the results with these records, and what made them, in place of those of the same settings."""
+    settings: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for record in before.get("records", ()):
+        settings.setdefault((record["data"], record["heterogeneity"]), []).append(record)
+    origins = {name: dict(by_labels) for name, by_labels in before.get("origins", {}).items()}
+    for name, labels in dict.fromkeys((record["data"], record["heterogeneity"]) for record in records):
+        settings[name, labels] = []
+        origins.setdefault(name, {})[labels] = dict(made)
+    for record in records:
+        settings[record["data"], record["heterogeneity"]].append(record)
+    return {"origins": origins, "records": [record for kept in settings.values() for record in kept]}
 
 
 def main() -> None:
@@ -237,15 +246,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/prototype_inference"))
     parser.add_argument("--results", type=Path, default=HERE / "results.json")
     parser.add_argument("--set", action="append", dest="sets", help="one of the data sets (default: all)")
+    parser.add_argument("--labels", action="append", help="one of the ways to deal them out (default: all)")
     parser.add_argument("--synthetic", action="append", default=[], metavar="SET=RUN")
     parser.add_argument("--draw", action="store_true", help="figure and README from the results alone")
     arguments = parser.parse_args()
     if not arguments.draw:
         settings = tomllib.loads(arguments.config.read_text(encoding="utf-8"))
-        chosen = arguments.sets or list(settings["sets"])
-        if unknown := sorted(set(chosen) - set(settings["sets"])):
-            parser.error(f"--set: expected one of {', '.join(settings['sets'])}, got {unknown[0]}")
-        grid = cells(settings, chosen, dict(pair.split("=", 1) for pair in arguments.synthetic))
+        ways = [way["name"] for way in settings["heterogeneity"]]
+        sets, labels = arguments.sets or list(settings["sets"]), arguments.labels or ways
+        for option, known, chosen in (("--set", settings["sets"], sets), ("--labels", ways, labels)):
+            if unknown := sorted(set(chosen) - set(known)):
+                parser.error(f"{option}: expected one of {', '.join(known)}, got {unknown[0]}")
+        grid = cells(settings, sets, labels, dict(pair.split("=", 1) for pair in arguments.synthetic))
         arguments.out.mkdir(parents=True, exist_ok=True)
         # Asked first: the commit is that of the code that computes.
         made = origin("experiments.prototype_inference.run", sys.argv[1:])

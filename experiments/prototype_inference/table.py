@@ -21,9 +21,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     places = [place for name in TITLES for place in gains(records) if place[0] == name]
     parts = []
     for name in dict.fromkeys(data for data, _, _ in places):
-        facts = results["sets"][name]
-        made = f"`{facts['command']}` at commit {facts['commit']}, {facts['machine']}."
-        parts.append(f"{sentence([r for r in records if r['data'] == name])} {made}")
+        said = sentence([r for r in records if r["data"] == name])
+        parts.append(f"{said} {made(results['origins'][name])}.")
     noisy = _noisy(records)
     columns = {EXACT: "gain"}
     columns |= {f"{NOISY}{epsilon:g}": f"gain, ε = {epsilon:g}" for epsilon in noisy}
@@ -34,6 +33,16 @@ def markdown(results: Mapping[str, Any]) -> str:
     rows += [_row(place, records, tuple(columns)) for place in places]
     parts += ["\n".join(rows), _note(records, noisy), "![Gain by setting](figure.png)"]
     return "\n\n".join(parts)
+
+
+def made(origins: Mapping[str, Mapping[str, str]]) -> str:
+    """Name the commands that made one data set's records: the first alone, others with their settings."""
+    settings: dict[str, list[str]] = {}
+    for labels, facts in origins.items():
+        line = f"`{facts['command']}` at commit {facts['commit']}, {facts['machine']}"
+        settings.setdefault(line, []).append(labels)
+    first, *others = settings
+    return "; ".join([first, *(f"{', '.join(settings[line])}: {line}" for line in others)])
 
 
 def sentence(records: list[Record]) -> str:

@@ -1,5 +1,6 @@
 import json
 import sys
+import tomllib
 from dataclasses import replace
 
 import numpy as np
@@ -152,49 +153,83 @@ def test_the_title_lies_within_the_figure_even_of_one_data_set():
     assert 0 <= box.y0 < box.y1 <= drawn.bbox.height
 
 
-def test_new_records_replace_those_of_their_data_set_and_leave_the_others():
+def test_new_records_replace_those_of_their_setting_and_leave_the_others():
     digits, mnist = records("fedavg", 0.02), records("fedavg", 0.0, data="mnist")
     first = run.merged({}, origin("first"), digits)
     both = run.merged(first, origin("second"), mnist)
     assert both["records"] == digits + mnist
-    assert {name: made["command"] for name, made in both["sets"].items()} == {
-        "digits": "first",
-        "mnist": "second",
-    }
+    assert both["origins"] == {"digits": {"even": origin("first")}, "mnist": {"even": origin("second")}}
     better = records("fedprox", 0.03)
     again = run.merged(both, origin("third"), better)
-    assert again["records"] == mnist + better
-    assert again["sets"] == {"digits": origin("third"), "mnist": origin("second")}
+    assert again["records"] == better + mnist
+    assert again["origins"] == {"digits": {"even": origin("third")}, "mnist": {"even": origin("second")}}
+    skewed = records("fedavg", 0.01, heterogeneity="Dirichlet 5")
+    more = run.merged(again, origin("fourth"), skewed)
+    assert more["records"] == better + mnist + skewed
+    assert more["origins"]["digits"] == {"even": origin("third"), "Dirichlet 5": origin("fourth")}
+
+
+class AtOnce:
+    """A pool that computes nothing: each cell has one record."""
+
+    def __init__(self, workers):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def map(self, _, grid, folders):
+        return [records(c.method, 0.0, data=c.data.name, heterogeneity=c.heterogeneity)[1] for c in grid]
+
+
+def called(monkeypatch, results, *words):
+    monkeypatch.setattr(run, "ProcessPoolExecutor", AtOnce)
+    line = ["run.py", *words, "--out", str(results.parent / "cells"), "--results", str(results)]
+    monkeypatch.setattr(sys, "argv", line)
+    run.main()
+    return json.loads(results.read_text())
 
 
 def test_a_call_for_one_data_set_keeps_the_others_in_the_file(tmp_path, monkeypatch):
     results = tmp_path / "results.json"
     kept = run.merged({}, origin("before"), records("fedavg", 0.0, data="mnist"))
     results.write_text(json.dumps(kept))
-
-    class AtOnce:
-        """A pool that computes nothing: each cell has one record."""
-
-        def __init__(self, workers):
-            pass
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-        def map(self, _, grid, folders):
-            return [records(cell.method, 0.0, heterogeneity=cell.heterogeneity)[1] for cell in grid]
-
-    monkeypatch.setattr(run, "ProcessPoolExecutor", AtOnce)
-    words = ["run.py", "--set", "digits", "--out", str(tmp_path / "cells"), "--results", str(results)]
-    monkeypatch.setattr(sys, "argv", words)
-    run.main()
-    found = json.loads(results.read_text())
+    found = called(monkeypatch, results, "--set", "digits")
     assert [r["data"] for r in found["records"]] == 3 * ["mnist"] + 50 * ["digits"]
-    assert found["sets"]["mnist"] == origin("before")
-    assert found["sets"]["digits"]["command"].endswith("--set digits --out cells --results results.json")
+    assert found["origins"]["mnist"] == {"even": origin("before")}
+    command = found["origins"]["digits"]["even"]["command"]
+    assert command.endswith("--set digits --out cells --results results.json")
+
+
+def test_a_call_for_one_way_to_deal_labels_keeps_the_others_in_the_file(tmp_path, monkeypatch):
+    results = tmp_path / "results.json"
+    called(monkeypatch, results, "--set", "digits")
+    found = called(monkeypatch, results, "--labels", "2 classes a client")
+    assert len(found["records"]) == 50 + 2 * 10
+    commands = [facts["command"] for facts in found["origins"]["digits"].values()]
+    assert sum("--labels '2 classes a client'" in command for command in commands) == 1
+    assert found["origins"]["mnist"].keys() == {"2 classes a client"}
+
+
+def test_an_unknown_data_set_or_way_is_named_with_the_known_ones(tmp_path, monkeypatch, capsys):
+    for words, expected in (
+        (("--set", "dogs"), "one of digits, mnist"),
+        (("--labels", "odd"), "Dirichlet 5"),
+    ):
+        with pytest.raises(SystemExit):
+            called(monkeypatch, tmp_path / "results.json", *words)
+        assert expected in capsys.readouterr().err
+
+
+def test_a_way_to_deal_labels_may_have_a_step_size_of_its_own():
+    settings = tomllib.loads((run.HERE / "grid.toml").read_text(encoding="utf-8"))
+    grid = run.cells(settings, ["mnist"], ["2 classes a client", "even"], {})
+    rates = {cell.heterogeneity: cell.recipe.learning_rate for cell in grid}
+    assert rates == {"2 classes a client": 0.02, "even": 0.05}
+    assert {cell.recipe.momentum for cell in grid} == {0.9}
 
 
 def test_the_table_has_a_row_a_setting_and_says_where_the_point_is_reached():
@@ -203,14 +238,15 @@ def test_the_table_has_a_row_a_setting_and_says_where_the_point_is_reached():
     found += records("fedavg", 0.011, heterogeneity="Dirichlet 5", **noisy)
     found += records("fedprox", 0.005, heterogeneity="Dirichlet 5", **noisy)
     found += records("fedavg", 0.02, data="mnist", **noisy, accuracy_prototypes_synthetic=0.83)
-    text = table.markdown({"sets": {"digits": origin("d"), "mnist": origin("m")}, "records": found})
+    origins = {"digits": {"even": origin("d"), "Dirichlet 5": origin("e")}, "mnist": {"even": origin("m")}}
+    text = table.markdown({"origins": origins, "records": found})
     assert (
         '**scikit-learn digits.** "At least one point" holds in 1 of 4 settings (even: FedAvg +2.0); '
         "prototypes lose to the head in 1 (even: FedProx -1.0); "
         "the gain is below a point, not below zero, in 1 (Dirichlet 5: FedProx +0.5); "
         "the interval leaves it open in 1 (Dirichlet 5: FedAvg +1.1); "
         "the release at ε = 1 moves the gain by -2.8 points in the median setting, by -4.0 at the most "
-        "(even, FedAvg). `d` at commit c, m."
+        "(even, FedAvg). `d` at commit c, m; Dirichlet 5: `e` at commit c, m."
     ) in text
     assert '**MNIST.** "At least one point" holds in 1 of 1 settings (even: FedAvg +2.0)' in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
