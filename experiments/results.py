@@ -13,8 +13,9 @@ import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 _ABSOLUTE = re.compile(r"""(?<![\w.~/-])/[^"'\[\]{},]+""")  # in a value, or in a list of them, too
 
@@ -22,6 +23,14 @@ _ABSOLUTE = re.compile(r"""(?<![\w.~/-])/[^"'\[\]{},]+""")  # in a value, or in 
 def origin(module: str, words: Sequence[str]) -> dict[str, str]:
     """Return the first entries of a `results.json`: the command with these words, commit and machine."""
     return {"command": command_line(module, words), "commit": commit(), "machine": machine()}
+
+
+def origin_text(results: Mapping[str, Any]) -> str:
+    """Say what made the results, and at which other commits some of their records were collected."""
+    others = list(dict.fromkeys(record.get("commit", results["commit"]) for record in results["records"]))
+    others = [commit for commit in others if commit != results["commit"]]
+    earlier = f"; records of earlier calls at {', '.join(others)}" if others else ""
+    return f"`{results['command']}` at commit {results['commit']}, {results['machine']}{earlier}"
 
 
 def command_line(module: str, words: Sequence[str]) -> str:

@@ -4,6 +4,9 @@ Whatever is done under a folder is not done again: a driver that was stopped is 
 
     whole = sweep(grid, out, sweep_options(jobs=2, memory=None, overrides=["run.device=cpu"]))
     records = finished_cells(grid, out, ["run.device=cpu"])
+
+A grid too long for one machine, or one day, is run in parts (`only`): `gathered` keeps the records of the
+other parts from the results that are committed, as long as they are of the same settings.
 """
 
 from __future__ import annotations
@@ -15,9 +18,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from secure_fed_diffusion import config
+from secure_fed_diffusion.federation.settings import MachineSettings, RunSettings
 from secure_fed_diffusion.sweep.command import find_places
 from secure_fed_diffusion.sweep.process import attempts
 from secure_fed_diffusion.sweep.table import rows_of
@@ -37,10 +44,13 @@ class Named(Protocol):
 Job = TypeVar("Job", bound=Named)
 
 
-def sweep_options(*, jobs: int, memory: float | None, overrides: Sequence[str]) -> list[str]:
-    """Return the options of `sfd sweep`: cells side by side, GiB for all of them, settings of every cell."""
+def sweep_options(
+    *, jobs: int, memory: float | None, overrides: Sequence[str], only: Sequence[str] = ()
+) -> list[str]:
+    """Return the options of `sfd sweep`: cells side by side, GiB for all of them, settings of each, which."""
     words = ["--jobs", str(jobs), *(["--memory", str(memory)] if memory else [])]
-    return words + [word for override in overrides for word in ("--set", override)]
+    words += [word for override in overrides for word in ("--set", override)]
+    return words + [word for part in only for word in ("--only", part)]
 
 
 def sweep(grid: Path, out: Path, options: Sequence[str]) -> bool:
@@ -62,6 +72,38 @@ def finished_cells(
     """Return the finished cells as flat records that JSON can hold: ε = inf becomes null."""
     rows = rows_of(find_places(grid, out, tuple(overrides), full=full), attempts(out))
     return [jsonable(row) for row in rows if row["status"] == "finished"]
+
+
+def gathered(
+    grid: Path, out: Path, overrides: Sequence[str], *, before: Sequence[Record], commit: str
+) -> list[Record]:
+    """Return the finished cells of `out` and, of the grid's other cells, the records that `before` has.
+
+    A record names the commit that it was collected at and the digest of its cell's settings: one of other
+    settings is left out, with a line that says so.
+    """
+    found = {record["cell"]: record for record in finished_cells(grid, out, overrides)}
+    old = {record["cell"]: record for record in before}
+    records, left_out = [], []
+    for place in find_places(grid, out, tuple(overrides), full=False):
+        name = place.cell.name
+        digest = settings_digest(place.settings)
+        earlier = old.pop(name, {})
+        record = earlier if earlier.get("settings") == digest else {}
+        if name in found:
+            now = {**found[name], "settings": digest, "commit": commit}
+            record = record if {**record, "commit": commit} == now else now
+        records += [record] if record else []
+        left_out += [name] if earlier and not record else []
+    if left_out := [*left_out, *old]:
+        print(f"left out, not of this grid's settings: {', '.join(left_out)}", file=sys.stderr)
+    return records
+
+
+def settings_digest(settings: RunSettings) -> str:
+    """Return a digest of all settings, defaults included, but for the machine that computes and its cores."""
+    anywhere = replace(MachineSettings(), seed=settings.run.seed)
+    return sha256(config.dump(replace(settings, run=anywhere)).encode()).hexdigest()[:12]
 
 
 def jsonable(row: Record) -> Record:

@@ -1,9 +1,11 @@
 """Run the grid cell by cell on all cores; write the results and the README's table.
 
-    SFD_DATA_DIR=/path/to/data python -m experiments.mnist_cpu.run [--grid NAME] [--collect | --table]
+    SFD_DATA_DIR=/path/to/data python -m experiments.mnist_cpu.run [--grid NAME] [--only seed=1]
+        [--collect | --table]
 
-A finished cell is not run again, a stopped one goes on.  `--collect` writes what is finished so far and runs
-nothing; `--table` writes the README again from the results alone.
+A finished cell is not run again, a stopped one goes on.  `--only` runs a part of the grid; the results keep
+what they have of its other cells, if it is of the same settings.  `--collect` writes what is finished so far
+and runs nothing; `--table` writes the README again from the results alone.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from typing import Any
 
 from scipy import stats
 
-from experiments.results import into_readme, origin
-from experiments.sweeping import finished_cells, sweep, sweep_options
+from experiments.results import into_readme, origin, origin_text
+from experiments.sweeping import gathered, sweep, sweep_options
 
 HERE = Path(__file__).parent
 GRIDS = {
@@ -69,8 +71,7 @@ def tables() -> str:
     for name in GRIDS.values():
         if (HERE / name).exists():
             whole = json.loads((HERE / name).read_text(encoding="utf-8"))
-            facts = f"`{whole['command']}` at commit {whole['commit']}, {whole['machine']}:"
-            parts.append(f"{facts}\n\n{table(whole['records'])}\n")
+            parts.append(f"{origin_text(whole)}:\n\n{table(whole['records'])}\n")
     return "\n".join(parts)
 
 
@@ -84,20 +85,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     only.add_argument("--table", action="store_true", help="write the README again, run nothing")
     only.add_argument("--collect", action="store_true", help="write what is finished so far, run nothing")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
+    parser.add_argument("--only", action="append", default=[], metavar="axis=value", help="these cells alone")
     arguments = parser.parse_args(argv)
     grid = HERE / f"{arguments.grid}.toml"
     out = arguments.out or Path("runs") / ("mnist_cpu" + f"_{arguments.grid}" * (arguments.grid != "grid"))
     results = arguments.results or HERE / GRIDS[arguments.grid]
     if not arguments.table:
         if not arguments.collect:
-            options = sweep_options(jobs=1, memory=None, overrides=arguments.overrides)
+            options = sweep_options(jobs=1, memory=None, overrides=arguments.overrides, only=arguments.only)
             if not sweep(grid, out, options):
                 raise SystemExit(1)  # a cell failed; its message is above
-        words = sys.argv[1:] if argv is None else argv
-        whole = {
-            **origin("experiments.mnist_cpu.run", words),
-            "records": finished_cells(grid, out, arguments.overrides),
-        }
+        made = origin("experiments.mnist_cpu.run", sys.argv[1:] if argv is None else argv)
+        before = json.loads(results.read_text(encoding="utf-8"))["records"] if results.exists() else []
+        records = gathered(grid, out, arguments.overrides, before=before, commit=made["commit"])
+        whole = {**made, "records": records}
         results.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
         print(results)
     if results.parent == HERE:

@@ -1,9 +1,11 @@
 """Sweep the variants of the recipe, write the results, the figure and the README's table.
 
-    SFD_DATA_DIR=/path/to/data python -m experiments.recipe_ablation.run [--collect | --table]
+    SFD_DATA_DIR=/path/to/data python -m experiments.recipe_ablation.run [--only seed=0]
+        [--collect | --table]
 
-A finished cell is not run again, a stopped one goes on.  `--collect` writes what is finished so far and runs
-nothing; `--table` writes figure and README again from the results alone.
+A finished cell is not run again, a stopped one goes on.  `--only` runs a part of the grid; the results keep
+what they have of its other cells, if it is of the same settings.  `--collect` writes what is finished so far
+and runs nothing; `--table` writes figure and README again from the results alone.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 
 from experiments.recipe_ablation import figure, table
 from experiments.results import into_readme, origin
-from experiments.sweeping import finished_cells, sweep, sweep_options
+from experiments.sweeping import gathered, sweep, sweep_options
 
 HERE = Path(__file__).parent
 
@@ -31,21 +33,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="cells side by side")
     parser.add_argument("--memory", type=float, help="GiB for all cells together")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
-    only = parser.add_mutually_exclusive_group()
-    only.add_argument("--collect", action="store_true", help="write what is finished so far, run nothing")
-    only.add_argument("--table", action="store_true", help="figure and README from the results alone")
+    parser.add_argument("--only", action="append", default=[], metavar="axis=value", help="these cells alone")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--collect", action="store_true", help="write what is finished so far, run nothing")
+    action.add_argument("--table", action="store_true", help="figure and README from the results alone")
     arguments = parser.parse_args(argv)
     whole = True
     if not arguments.table:
         if not arguments.collect:
             options = sweep_options(
-                jobs=arguments.jobs, memory=arguments.memory, overrides=arguments.overrides
+                jobs=arguments.jobs,
+                memory=arguments.memory,
+                overrides=arguments.overrides,
+                only=arguments.only,
             )
             whole = sweep(arguments.grid, arguments.out, options)
-        results = {
-            **origin("experiments.recipe_ablation.run", sys.argv[1:] if argv is None else argv),
-            "records": finished_cells(arguments.grid, arguments.out, arguments.overrides),
-        }
+        made = origin("experiments.recipe_ablation.run", sys.argv[1:] if argv is None else argv)
+        there = arguments.results.exists()
+        before = json.loads(arguments.results.read_text(encoding="utf-8"))["records"] if there else []
+        records = gathered(
+            arguments.grid, arguments.out, arguments.overrides, before=before, commit=made["commit"]
+        )
+        results = {**made, "records": records}
         arguments.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     results = json.loads(arguments.results.read_text(encoding="utf-8"))
     print(figure.draw(results["records"], arguments.results.with_name("figure.png")))

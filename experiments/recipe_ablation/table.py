@@ -9,6 +9,8 @@ from typing import Any
 
 from scipy.stats import ttest_ind
 
+from experiments.results import origin_text
+
 Record = Mapping[str, Any]
 BASE = "recipe"
 TSTR, PROTOTYPES, FID = "tstr_cnn", "prototype_accuracy", "fid_lenet84"
@@ -78,7 +80,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     lines = [
         finding(records),
         "",
-        f"`{results['command']}` at commit {results['commit']}, {results['machine']}:",
+        f"{origin_text(results)}:",
         "",
         "| change | ε | runs | TSTR, CNN | against the recipe, points | prototypes | FID-LeNet84 | minutes |",
         "|---|---|---|---|---|---|---|---|",

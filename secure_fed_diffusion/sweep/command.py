@@ -30,6 +30,10 @@ def sweep(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="section.key=value in every cell, over the base.")
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="axis=value: of the grid, these cells alone; the table still lists all."),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on with the sweep in --out.")] = False,
     full: Annotated[
         bool, typer.Option(help="Every cell of the axes' product, without the cuts of keep.")
@@ -43,6 +47,7 @@ def sweep(
     ] = False,
 ) -> None:
     """Run every cell of a grid in a folder and a process of its own; status 1 if one failed."""
+    from secure_fed_diffusion.sweep.grid import chosen
     from secure_fed_diffusion.sweep.pool import Pool
     from secure_fed_diffusion.sweep.process import attempts
     from secure_fed_diffusion.sweep.progress import SweepProgress
@@ -51,24 +56,27 @@ def sweep(
     if parquet:
         require_parquet()
     places = find_places(grid_file, out, tuple(overrides or ()), full=full)
+    mine = {cell.name for cell in chosen([place.cell for place in places], tuple(only or ()))}
+    todo = [place for place in places if place.cell.name in mine]
     at_once = jobs or _cores()
     if dry_run:
-        _list(places, at_once, as_json=as_json)
+        _list(todo, at_once, as_json=as_json)
         return
     if out.exists() and any(out.iterdir()) and not resume:
         raise RunError(f"{out} is not empty: choose another folder, or --resume the sweep in it")
-    for place in places:
+    for place in todo:
         place.write_config()
     (out / "grid.toml").write_bytes(grid_file.read_bytes())
     given = memory if memory is not None else _SHARE_OF_MEMORY * _free_gib()
     display = _Silent() if as_json else SweepProgress()
-    pool = Pool(places=places, jobs=at_once, memory_gib=given, display=display)
+    pool = Pool(places=todo, jobs=at_once, memory_gib=given, display=display)
     try:
         with display:
             failures = pool.run()
     except KeyboardInterrupt:
         same = ["sfd", "sweep", str(grid_file), "--out", str(out), "--resume", *["--full"] * full]
         same += [word for override in overrides or () for word in ("--set", override)]
+        same += [word for part in only or () for word in ("--only", part)]
         typer.echo(f"sfd: stopped; go on with: {shlex.join(same)}", err=True)
         raise SystemExit(130) from None
     finally:

@@ -35,7 +35,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,29 @@ def read_grid(path: Path, overrides: tuple[str, ...] = ()) -> Grid:
         settings=(*flat(text.settings), *overrides),
         keep=tuple({axis: tuple(values) for axis, values in table.items()} for table in text.keep),
     )
+
+
+def chosen(cells: Sequence[Cell], only: Sequence[str]) -> tuple[Cell, ...]:
+    """Return the cells that `only` names, all for an empty one: a part of a grid, as for one of two machines.
+
+    Each word is `axis=value`; values of one axis are alternatives, and every axis that is named must agree.
+
+    Raises:
+        ConfigError: a word names an axis or a value that no cell has, or they leave no cell.
+    """
+    wanted: dict[str, set[str]] = {}
+    for word in only:
+        axis, _, value = word.partition("=")
+        if axis not in cells[0].axes:
+            raise ConfigError(f"expected axis=value of {', '.join(cells[0].axes)}, got {word!r}", key="only")
+        known = list(dict.fromkeys(_text(cell.axes[axis]) for cell in cells))
+        if value not in known:
+            raise ConfigError(f"expected {axis}= one of {', '.join(known)}, got {value!r}", key="only")
+        wanted.setdefault(axis, set()).add(value)
+    found = [cell for cell in cells if all(_text(cell.axes[axis]) in of for axis, of in wanted.items())]
+    if not found:
+        raise ConfigError("no cell is left: nothing matches", key="only")
+    return tuple(found)
 
 
 def flat(tables: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

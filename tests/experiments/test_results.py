@@ -89,7 +89,8 @@ def test_a_readme_that_lost_its_marks_is_refused_and_kept(tmp_path: Path, text: 
 @pytest.mark.parametrize("path", COMMITTED, ids=[f"{path.parent.name}-{path.stem}" for path in COMMITTED])
 def test_no_committed_results_name_a_folder_of_the_machine_that_made_them(path: Path) -> None:
     whole = json.loads(path.read_text(encoding="utf-8"))
-    for made in whole.get("sets", {path.stem: whole}).values():
+    origins = whole.get("origins", {path.stem: {"all": whole}})
+    for made in (made for settings in origins.values() for made in settings.values()):
         assert {"command", "commit", "machine"} <= made.keys()
         module, *words = shlex.split(made["command"].removeprefix("python -m "))
         assert made["command"] == results.command_line(module, words)

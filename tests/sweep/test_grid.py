@@ -8,7 +8,7 @@ import pytest
 from secure_fed_diffusion import config
 from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.sweep.command import find_places
-from secure_fed_diffusion.sweep.grid import NEARLY_NO_NOISE, Grid, read_grid
+from secure_fed_diffusion.sweep.grid import NEARLY_NO_NOISE, Grid, chosen, read_grid
 from secure_fed_diffusion.sweep.table import rows_of
 from tests.federation.small import CONFIG
 
@@ -87,6 +87,33 @@ def test_keep_cuts_the_product_and_full_does_not(tmp_path: Path) -> None:
         ("none", math.inf, 0),  # keep asks mode none for no epsilon
     ]
     assert len(grid.cells(full=True)) == 14
+
+
+def test_a_part_of_a_grid_is_named_by_its_axes_and_parts_make_the_whole(tmp_path: Path) -> None:
+    cells = read_grid(write(tmp_path, FOUR)).cells()
+    assert chosen(cells, ()) == cells
+    first, second = chosen(cells, ["seed=0"]), chosen(cells, ["seed=1"])
+    assert {cell.axes["seed"] for cell in first} == {0}
+    assert sorted(cell.name for cell in first + second) == sorted(cell.name for cell in cells)
+    assert chosen(cells, ["seed=0", "seed=1"]) == cells
+    (one,) = chosen(cells, ["mode=central", "epsilon=8", "seed=1"])
+    assert one.axes == {"mode": "central", "epsilon": 8.0, "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("only", "words"),
+    [
+        (["sead=0"], "axis=value of mode, epsilon, seed, got 'sead=0'"),
+        (["seed"], "seed= one of 0, 1, got ''"),
+        (["seed=2"], "seed= one of 0, 1, got '2'"),
+        (["mode=none", "epsilon=8"], "no cell is left"),
+    ],
+)
+def test_a_part_that_is_not_there_is_refused(only: list[str], words: str, tmp_path: Path) -> None:
+    cells = read_grid(write(tmp_path, FOUR)).cells()
+    with pytest.raises(ConfigError, match=words) as caught:
+        chosen(cells, only)
+    assert caught.value.key == "only"
 
 
 def test_overrides_are_set_in_every_cell_and_an_axis_wins_over_them(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from secure_fed_diffusion import cli
 from secure_fed_diffusion.dp.ledger import verify
+from secure_fed_diffusion.sweep.pool import Pool
 from tests.federation.small import CONFIG
 
 GRID = """
@@ -46,6 +47,22 @@ def test_a_dry_run_lists_the_cells_and_writes_nothing(
     assert [cell["status"] for cell in said["cells"]] == ["new", "new"]
     assert said["seconds_left"] > 0
     assert not (tmp_path / "out").exists()
+
+
+def test_a_part_of_the_grid_is_run_alone_and_the_table_says_what_is_left(
+    sfd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sfd("--dry-run", "--json", "--only", "epsilon=8") == 0
+    (cell,) = json.loads(capsys.readouterr().out)["cells"]
+    assert cell["cell"] == "mode-distributed_epsilon-8"
+    ran = []
+    monkeypatch.setattr(Pool, "run", lambda pool: ran.extend(place.cell.name for place in pool.places) or {})
+    assert sfd("--only", "epsilon=8") == 0
+    assert ran == ["mode-distributed_epsilon-8"]
+    with (tmp_path / "out" / "cells.csv").open(encoding="utf-8") as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["new", "new"]
+    assert sfd("--resume", "--only", "epsilon=9") == 2
+    assert "0.001, 8" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_taken_is_refused_without_resume(
