@@ -1,0 +1,1 @@
+"""What a private step, a round and an evaluation cost, against what the project demands."""
