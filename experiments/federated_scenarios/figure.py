@@ -120,6 +120,7 @@ def finding(records: Sequence[Record]) -> str:
     """State what the numbers say: the federation between its two ends, the worst axis, and privacy."""
     cells = {(line.group, line.label): cell for line in lines(records) if (cell := line.cell(TSTR))}
     accuracy = {place: cell.mean for place, cell in cells.items()}
+    once = {label for (_, label), cell in cells.items() if cell.repetitions == 1}
     whole = next((cell for (group, _), cell in cells.items() if group == "base"), None)
     if whole is None:
         return "Too few cells for a comparison"
@@ -140,8 +141,10 @@ def finding(records: Sequence[Record]) -> str:
         parts.extend(f"{label} moves it by {_points(moved)} points" for label, moved in others.items())
     elif others:
         low, high = min(others, key=others.__getitem__), max(others, key=others.__getitem__)
+        runs = " of a single run each" if {low, high} <= once else ""
         parts.append(
-            f"scenarios reach from {_points(others[low])} ({low}) to {_points(others[high])} points ({high})"
+            f"scenarios{runs} reach from {_points(others[low])} ({low}) to {_points(others[high])} points "
+            f"({high})"
         )
     private = next((v for (g, label), v in accuracy.items() if g == PRIVATE and "(base)" in label), None)
     if private is not None:

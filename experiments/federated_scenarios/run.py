@@ -2,7 +2,9 @@
 
     SFD_DATA_DIR=/path/to/data python -m experiments.federated_scenarios.run --set fashion    # or mnist, xray
     python -m experiments.federated_scenarios.run --quick                    # scikit-learn's digits, no file
+    python -m experiments.federated_scenarios.run --set paper --jobs 1       # the paper's scale, on a GPU
     python -m experiments.federated_scenarios.run --set fashion --dry-run    # what there is to do, how long
+    python -m experiments.federated_scenarios.run --set fashion --collect    # what is finished, run nothing
     python -m experiments.federated_scenarios.run --table                    # README and figures, run nothing
 
 Whatever is done under --out is not done again: stop it and start it anew at will.
@@ -26,7 +28,7 @@ from experiments.federated_scenarios import figure, table
 from experiments.federated_scenarios.alone import Job, measure
 from experiments.federated_scenarios.scenario import Scenario
 from experiments.results import into_readme, origin
-from experiments.sweeping import each_once, jsonable, sweep, sweep_options
+from experiments.sweeping import each_once, finished_jobs, jsonable, sweep, sweep_options
 from secure_fed_diffusion import config
 from secure_fed_diffusion.sweep import estimate
 from secure_fed_diffusion.sweep.command import find_places
@@ -35,7 +37,7 @@ from secure_fed_diffusion.sweep.process import Place, attempts
 from secure_fed_diffusion.sweep.table import row
 
 HERE = Path(__file__).parent
-SETS = ("fashion", "mnist", "xray", "quick")
+SETS = ("fashion", "mnist", "xray", "quick", "paper")
 
 
 def results_file(name: str) -> Path:
@@ -122,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", choices=SETS, default="fashion", dest="name", help="default: fashion")
     parser.add_argument("--quick", action="store_const", const="quick", dest="name", help="the digits")
     parser.add_argument("--dry-run", action="store_true", help="list the work and an estimate; run nothing")
+    parser.add_argument("--collect", action="store_true", help="write what is finished so far; run nothing")
     parser.add_argument("--table", action="store_true", help="README and figures again; run nothing")
     parser.add_argument("--grid", type=Path, help="another grid than the data set's own")
     parser.add_argument("--baselines", type=Path, default=HERE / "baselines.toml")
@@ -146,8 +149,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.dry_run:
         dry_run(grid, out, options, jobs, arguments.jobs)
         return 0
-    whole = sweep(grid, out / "sweep", options)
-    baselines = each_once(jobs, partial(measure, folder=out / "alone"), out / "alone", arguments.jobs)
+    whole = arguments.collect or sweep(grid, out / "sweep", options)
+    baselines = (
+        finished_jobs(jobs, out / "alone")
+        if arguments.collect
+        else each_once(jobs, partial(measure, folder=out / "alone"), out / "alone", arguments.jobs)
+    )
     base = Scenario.of(config.load(read.base, read.settings))
     records = records_of(find_places(grid, out / "sweep", overrides, full=False), base, out / "sweep")
     records += baselines

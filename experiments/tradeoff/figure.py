@@ -148,7 +148,7 @@ def _paint_leak(axes: Axes, records: Sequence[Record]) -> None:
     )
     axes.set_xlim(0, 1.05 * limit)
     axes.set_ylim(0, 1.05 * limit)
-    axes.set_xlabel("ε spent (PLD), in the mode's own view")
+    axes.set_xlabel("ε spent (PLD) in the mode's own view; it bounds the canaries' view too")
     aucs = [(r["mode"], r["membership_auc"]) for r in records if r.get("membership_auc") is not None]
     said = ""
     if aucs:

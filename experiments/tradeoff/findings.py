@@ -73,30 +73,43 @@ def home(records: Sequence[Record]) -> list[Record]:
 class Win:
     """The simpler methods that beat the best diffusion mode at one ε, by mean, the best first."""
 
-    methods: tuple[tuple[Curve, float], ...]
-    mode: str
-    accuracy: float
+    methods: tuple[tuple[Curve, Cell], ...]
+    mode: Curve
+    cell: Cell
+
+    def few(self, cell: Cell) -> bool:
+        """Whether this method's win rests on too few runs, of its own or of the mode's."""
+        return min(cell.repetitions, self.cell.repetitions) < LEAST_REPETITIONS
 
 
-def simpler_wins(records: Sequence[Record]) -> dict[float, Win]:
-    """Return {ε: who wins and against what}, where a simpler method does; not where one side is missing."""
+def simpler_wins(records: Sequence[Record], fid: str | None = None) -> dict[float, Win]:
+    """Return {ε: who wins and against what}, where a simpler method does; not where one side is missing.
+
+    By accuracy on real images; with the name of an FID by that, of the methods that draw images.
+    """
     near = home(records)
     wins = {}
     for epsilon in epsilons(near):
-        ours, theirs = _means(near, DIFFUSION, epsilon), _means(near, SIMPLE, epsilon)
+        ours, theirs = _ranked(near, DIFFUSION, epsilon, fid), _ranked(near, SIMPLE, epsilon, fid)
         if ours:
-            mode, accuracy = ours[0]
-            if better := tuple(pair for pair in theirs if pair[1] > accuracy):
-                wins[epsilon] = Win(methods=better, mode=mode.label, accuracy=accuracy)
+            mode, cell = ours[0]
+            sign = 1 if fid is None else -1
+            if better := tuple(pair for pair in theirs if sign * pair[1].mean > sign * cell.mean):
+                wins[epsilon] = Win(methods=better, mode=mode, cell=cell)
     return wins
 
 
-def _means(records: Sequence[Record], curves: Iterable[Curve], epsilon: float) -> list[tuple[Curve, float]]:
-    """Return each curve's mean at an ε, highest first."""
+def _ranked(
+    records: Sequence[Record], curves: Iterable[Curve], epsilon: float, fid: str | None = None
+) -> list[tuple[Curve, Cell]]:
+    """Return each curve's cell at an ε, the best mean first: the highest accuracy, or the lowest FID."""
+    drawing = [curve for curve in curves if fid is None or curve.key == TSTR]
     found = [
-        (curve, cell.mean) for curve in curves if (cell := summarise(records, curve.mode, epsilon, curve.key))
+        (curve, cell)
+        for curve in drawing
+        if (cell := summarise(records, curve.mode, epsilon, fid or curve.key))
     ]
-    return sorted(found, key=lambda pair: -pair[1])
+    return sorted(found, key=lambda pair: pair[1].mean, reverse=fid is None)
 
 
 def paired_gaps(records: Sequence[Record], key: str = TSTR) -> dict[tuple[float, int], list[float]]:
@@ -175,25 +188,31 @@ def _by_chance(few: Sequence[float], many: Sequence[float]) -> str:
 
 
 def _of_simpler(near: Sequence[Record]) -> list[str]:
-    """Say which simpler methods have a higher mean than every mode of their unit, and at which ε."""
+    """Say which simpler methods beat every mode of their unit, in accuracy and in FID, and at which ε."""
+    both = any(_ranked(near, SIMPLE, e) and _ranked(near, DIFFUSION, e) for e in epsilons(near))
+    wins, in_fid = simpler_wins(near), simpler_wins(near, fid_key(near) or "fid")
+    parts = []
+    if wins:
+        parts.append(f"more accurate than every mode whose unit is one image: {_where(wins)}")
+    elif both:
+        parts.append("no simpler method is more accurate at any ε")
+    if in_fid:
+        parts.append(f"of lower FID than each of them: {_where(in_fid)}")
+    if parts and any(win.few(cell) for win in (*wins.values(), *in_fid.values()) for _, cell in win.methods):
+        parts[-1] += " (* too few runs on one side for an interval)"
+    return parts
+
+
+def _where(wins: Mapping[float, Win]) -> str:
+    """Name the methods, each with the ε at which it wins; those that win at the same ε together."""
     at: dict[str, list[str]] = {}
-    single = False
-    for epsilon, win in simpler_wins(near).items():
-        mode = next(curve for curve in DIFFUSION if curve.label == win.mode)
-        for curve, _ in win.methods:
-            cells = (summarise(near, c.mode, epsilon, c.key) for c in (curve, mode))
-            few = any(cell is None or cell.repetitions < LEAST_REPETITIONS for cell in cells)
-            single |= few
-            at.setdefault(curve.label, []).append(f"{epsilon:g}{'*' * few}")
-    if at:
-        alike: dict[str, list[str]] = {}
-        for label, where in at.items():
-            alike.setdefault(", ".join(where), []).append(label)
-        named = ", ".join(f"{' and '.join(labels)} at ε = {where}" for where, labels in alike.items())
-        note = " (* too few runs on one side for an interval)" if single else ""
-        return [f"more accurate than every mode whose unit is one image: {named}{note}"]
-    both = any(_means(near, SIMPLE, e) and _means(near, DIFFUSION, e) for e in epsilons(near))
-    return ["no simpler method is more accurate at any ε"] if both else []
+    for epsilon, win in wins.items():
+        for curve, cell in win.methods:
+            at.setdefault(curve.label, []).append(f"{epsilon:g}{'*' * win.few(cell)}")
+    alike: dict[str, list[str]] = {}
+    for label, where in at.items():
+        alike.setdefault(", ".join(where), []).append(label)
+    return ", ".join(f"{' and '.join(labels)} at ε = {where}" for where, labels in alike.items())
 
 
 def fid_key(records: Iterable[Record]) -> str | None:

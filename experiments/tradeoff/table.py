@@ -12,6 +12,7 @@ from typing import Any
 
 from experiments.results import into_readme
 from experiments.tradeoff.findings import (
+    LEAST_REPETITIONS,
     MODES,
     SIMPLE,
     TSTR,
@@ -66,13 +67,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     lines.append("| none, TSTR | – | – | " + " | ".join(["–"] * len(columns) + [_share(none)]) + " |")
     lines += ["", "Bold: the best at that ε. Means, ± half of a 95 % t-interval where a cell was repeated."]
     lines += ["", *_other_figures(near, curves, columns)]
-    for epsilon, win in simpler_wins(records).items():
-        methods = ", ".join(f"{curve.label} {accuracy:.1%}" for curve, accuracy in win.methods)
-        lines += [
-            "",
-            f"At ε = {epsilon:g} simpler is more accurate: {methods}; "
-            f"best mode: {win.mode} {win.accuracy:.1%}.",
-        ]
+    lines += _simpler(records)
     found = gaps(records)
     if len({n for _, n in found}) > 1:
         lines += [
@@ -87,6 +82,28 @@ def markdown(results: Mapping[str, Any]) -> str:
             for (epsilon, n), cell in found.items()
         ]
     return "\n".join(lines)
+
+
+def _simpler(records: Sequence[Record]) -> list[str]:
+    """Return a line an ε at which a simpler method has the better mean, in accuracy or in FID."""
+    wins, in_fid = simpler_wins(records), simpler_wins(records, fid_key(records) or "fid")
+    lines, few = [], False
+    for epsilon in sorted({*wins, *in_fid}):
+        said = []
+        for found, wording, form in (
+            (wins.get(epsilon), "simpler is more accurate", ".1%"),
+            (in_fid.get(epsilon), "simpler has the lower FID", ".1f"),
+        ):
+            if found:
+                few |= any(found.few(cell) for _, cell in found.methods)
+                methods = ", ".join(
+                    f"{curve.label} {cell.mean:{form}}{'*' * found.few(cell)}"
+                    for curve, cell in found.methods
+                )
+                said.append(f"{wording}: {methods}; best mode: {found.mode.label} {found.cell.mean:{form}}")
+        lines += ["", f"At ε = {epsilon:g} {'. And '.join(said)}."]
+    note = f"\\* fewer than {LEAST_REPETITIONS} runs of the method or of the mode: no interval."
+    return [*lines, *(["", note] if few else [])]
 
 
 def _other_figures(records: Sequence[Record], curves: Sequence[Curve], columns: Sequence[float]) -> list[str]:
@@ -115,8 +132,8 @@ def _other_figures(records: Sequence[Record], curves: Sequence[Curve], columns: 
         *lines,
         "",
         "Membership AUC: the loss-threshold attack on one released model, 95 % interval over images; 0.5 is "
-        "chance. Audited: what a run's canaries prove of the ε spent, with the confidence and in the view "
-        "named; 0 proves nothing.",
+        "chance. Audited: what a run's canaries prove, with the confidence and in the view named, of the ε "
+        "spent in the view of its mode (table above), which bounds the audited view too. 0 proves nothing.",
     ]
 
 

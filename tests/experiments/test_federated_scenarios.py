@@ -61,7 +61,22 @@ def test_fashion_has_every_axis_by_itself_the_corners_and_two_private_cells(tmp_
     assert not any(key.endswith("other") for key in found)
 
 
-@pytest.mark.parametrize("name", run.SETS)
+def test_the_papers_scale_is_the_papers(tmp_path: Path) -> None:
+    places = find_places(run.HERE / "paper.toml", tmp_path, full=False)
+    scenarios = {Scenario.of(place.settings) for place in places}
+    assert {(s.clients, s.beta) for s in scenarios} == {
+        (n, b) for n in (10, 30, 50) for b in (0.1, 0.5, 5, None)
+    }
+    for place in places:
+        none, settings = place.settings.modes.none, place.settings
+        assert (none.rounds, none.local_epochs, none.learning_rate) == (300, 5, 2e-4)
+        assert (settings.diffusion.timesteps, settings.federation.clients_per_round) == (300, 10)
+        assert settings.federation.declared_records == settings.data.train_limit == 55_000
+    (job,) = run.jobs_of(run.HERE / "baselines.toml", "paper", read_grid(run.HERE / "paper.toml"))
+    assert job.passes == 300 * 5 * 10 * 55_000 // 30
+
+
+@pytest.mark.parametrize("name", [name for name in run.SETS if name != "paper"])
 def test_every_scenario_shows_each_record_equally_often(tmp_path: Path, name: str) -> None:
     passes = set()
     for place in find_places(run.HERE / f"{name}.toml", tmp_path, full=False):
@@ -173,7 +188,11 @@ def test_the_title_is_computed_from_the_numbers() -> None:
     said = figure.finding(records())
     assert "MNIST: TSTR of the base scenario 60.0% ± 2.5 over seeds" in said
     assert "all records in one place 80.0%, hospitals alone 30.0% on average" in said
-    assert "from -15.0 (50 clients, β = 0.1) to +2.0 points (IID)" in said
+    assert (
+        "scenarios of a single run each reach from -15.0 (50 clients, β = 0.1) to +2.0 points (IID)" in said
+    )
+    again = [*records(), record("none", 0.62, replace(BASE, beta=None), seed=1)]
+    assert "scenarios reach from -15.0" in figure.finding(again)
     assert "ε = 10 moves the base by -20.0 points" in said
     assert figure.finding([record("pooled", 0.5)]) == "Too few cells for a comparison"
 
@@ -253,4 +272,6 @@ def test_two_cells_and_the_baselines_give_results_and_are_not_run_again(tmp_path
     before = {path: path.read_bytes() for path in kept}
     assert len(before) == 5
     assert run.main(words) == 0
+    assert run.main([*words, "--collect"]) == 0
+    assert json.loads((tmp_path / "results.json").read_text())["records"] == found
     assert {path: path.read_bytes() for path in before} == before

@@ -71,7 +71,10 @@ def test_the_title_is_computed_from_the_numbers() -> None:
         "(FID 12.7, 12.5, 14.3)" in said
     )
     assert "from 10 to 50 clients the gap to local noise goes from +9.0 to +30.0 points" in said
-    assert said.endswith("more accurate than every mode whose unit is one image: DP-MERF at ε = 1")
+    assert said.endswith(
+        "more accurate than every mode whose unit is one image: DP-MERF at ε = 1; "
+        "of lower FID than each of them: DP-MERF at ε = 1"
+    )
     assert "chance" not in said  # 9 ± 0 and 30 ± 2.5 points
     once = [r for r in records() if not (r["mode"] == "dp_merf" and r["repetition"])]
     assert findings.finding(once).endswith("DP-MERF at ε = 1* (* too few runs on one side for an interval)")
@@ -82,12 +85,12 @@ def test_the_title_is_computed_from_the_numbers() -> None:
         record("class_gaussians", 10.0, 0.9, clients=None),
     ]
     win = findings.simpler_wins([*records(), *more])
-    assert [(curve.label, round(mean, 2)) for curve, mean in win[1.0].methods] == [
+    assert [(curve.label, round(cell.mean, 2)) for curve, cell in win[1.0].methods] == [
         ("class Gaussians", 0.7),
         ("DP-MERF", 0.65),
     ]
     assert [curve.label for curve, _ in win[10.0].methods] == ["class Gaussians"]
-    assert (win[10.0].mode, round(win[10.0].accuracy, 2)) == ("central", 0.8)
+    assert (win[10.0].mode.label, round(win[10.0].cell.mean, 2)) == ("central", 0.8)
     noisy = [
         r | {"tstr_cnn": r["tstr_cnn"] - 0.3 * (r["repetition"] - 1)} if r["mode"] == "local" else r
         for r in records()
@@ -102,7 +105,15 @@ def test_the_title_is_computed_from_the_numbers() -> None:
     twice = [r for r in records() if not (r["clients"] == 50 and r["repetition"] == 2)]
     assert "from 10 to 50 clients" not in findings.finding(twice)  # too few to say it of
     worse = [r | {"tstr_cnn": 0.2} if r["mode"] == "dp_merf" else r for r in records()]
-    assert "no simpler method is more accurate" in findings.finding(worse)
+    assert findings.finding(worse).endswith(
+        "no simpler method is more accurate at any ε; of lower FID than each of them: DP-MERF at ε = 1"
+    )
+    without = [{key: value for key, value in r.items() if not key.startswith("fid")} for r in worse]
+    assert findings.finding(without).endswith("no simpler method is more accurate at any ε")
+    classifies = [*records(), record("dp_classifier", 1.0, 0.99, clients=None)]
+    wins = findings.simpler_wins(classifies, "fid_lenet84_mnist")
+    assert [curve.label for curve, _ in wins[1.0].methods] == ["DP-MERF"]  # a classifier draws no images
+    assert set(wins) == {1.0}
     assert findings.finding([]) == "Too few cells for a comparison"
 
 
@@ -133,7 +144,16 @@ def test_the_table_marks_the_best_and_says_where_a_simpler_method_wins(tmp_path:
     assert text.startswith("head\n")
     assert text.endswith("tail\n")
     assert "stale" not in text
-    assert "At ε = 1 simpler is more accurate: DP-MERF 65.0%; best mode: central 60.0%." in text
+    assert (
+        "At ε = 1 simpler is more accurate: DP-MERF 65.0%; best mode: central 60.0%. "
+        "And simpler has the lower FID: DP-MERF 15.4; best mode: central 16.7." in text
+    )
+    assert "fewer than 3 runs" not in text
+    once = [r for r in records() if not (r["mode"] == "dp_merf" and r["repetition"])]
+    text = table.markdown(results | {"records": once})
+    assert "DP-MERF 64.0%*; best mode: central 60.0%." in text
+    assert "\n\\* fewer than 3 runs" in text
+    text = readme.read_text()
     row = next(line for line in text.splitlines() if line.startswith("| DP-MERF"))
     assert "**65.0 % ± 2.5**" in row
     row = next(line for line in text.splitlines() if line.startswith("| 50 clients"))
