@@ -29,7 +29,11 @@ from secure_fed_diffusion.errors import ConfigError, DataError
 from secure_fed_diffusion.evaluation import inception, names
 from secure_fed_diffusion.evaluation.features import embed
 from secure_fed_diffusion.evaluation.own_extractor import extractor_for
-from secure_fed_diffusion.evaluation.prototypes import class_prototypes, nearest_prototype
+from secure_fed_diffusion.evaluation.prototypes import (
+    class_prototypes,
+    nearest_mean_accuracy,
+    nearest_prototype,
+)
 from secure_fed_diffusion.evaluation.reference import Reference
 from secure_fed_diffusion.evaluation.settings import EvaluationSettings
 from secure_fed_diffusion.evaluation.tstr import accuracy_interval, train_synthetic_test_real
@@ -97,8 +101,17 @@ class Evaluator:
         positions = np.arange(self._settings.samples) * len(self._public_labels) // self._settings.samples
         return np.sort(self._public_labels)[positions]
 
-    def measure(self, synthetic: ImageSet, *, with_tstr: bool, progress: Progress | None = None) -> Metrics:
+    def measure(
+        self,
+        synthetic: ImageSet,
+        *,
+        with_tstr: bool,
+        class_means: npt.NDArray[np.float32] | None = None,
+        progress: Progress | None = None,
+    ) -> Metrics:
         """Return the metrics of `synthetic` by the names of `names`, accuracies with their 95 % intervals.
+
+        `class_means` (n_classes, c, h, w): where a run released some, they are measured as prototypes too.
 
         TSTR, and what looks through Inception, is measured only `with_tstr`: these are the slow ones.
         `progress` follows the epochs of TSTR: done, in all.
@@ -114,6 +127,10 @@ class Evaluator:
             metrics |= self._with_interval(
                 names.PROTOTYPE_ACCURACY, self._prototype_accuracy(features, synthetic.labels)
             )
+            if class_means is not None:
+                metrics |= self._with_interval(
+                    names.CLASS_MEANS_ACCURACY, nearest_mean_accuracy(class_means, self._test)
+                )
         if with_tstr and self._inception_weights is not None:
             with self._timed("inception"):
                 through = self._through_inception(synthetic)

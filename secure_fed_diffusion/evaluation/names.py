@@ -22,6 +22,7 @@ MANIFOLD = ("precision", "recall", "density", "coverage")
 """Families of neighbourhoods in feature space: more is better, shares of 1 but for the density."""
 
 PROTOTYPE_ACCURACY = "prototype_accuracy"
+CLASS_MEANS_ACCURACY = "class_means_accuracy"
 TSTR = "tstr"
 
 WORDS = {
@@ -33,11 +34,15 @@ WORDS = {
     "coverage": "Coverage",
     TSTR: "TSTR accuracy",
 }
+_WHOLE = {
+    PROTOTYPE_ACCURACY: "Prototype accuracy",
+    CLASS_MEANS_ACCURACY: "Nearest released class mean, accuracy",
+}
 
 
 def family(key: str) -> str | None:
     """Return what a key measures (`fid`, `tstr`, ..., `prototype_accuracy`), or None if it is no metric."""
-    if key == PROTOTYPE_ACCURACY:
+    if key in _WHOLE:
         return key
     first, _, rest = key.partition("_")
     return first if first in WORDS and rest and not rest.startswith("floor_") else None
@@ -50,7 +55,7 @@ def is_metric(key: str) -> bool:
 
 def is_accuracy(key: str) -> bool:
     """Say whether a key holds an accuracy on real test images, in [0, 1]."""
-    return family(key) in (PROTOTYPE_ACCURACY, TSTR)
+    return key in _WHOLE or family(key) == TSTR
 
 
 def is_distance(key: str) -> bool:
@@ -77,8 +82,8 @@ def name(key: str) -> str:
     >>> name("fid_floor_lenet84_mnist"), name("floor_tstr_cnn")
     ('FID floor (lenet84_mnist)', 'TSTR accuracy (cnn), real images')
     """
-    if key == PROTOTYPE_ACCURACY:
-        return "Prototype accuracy"
+    if key in _WHOLE:
+        return _WHOLE[key]
     for prefix, suffix in (("floor_", ", real images"), ("interval_", ", 95 % interval")):
         if is_accuracy(key.removeprefix(prefix)) and key.startswith(prefix):
             return f"{name(key.removeprefix(prefix))}{suffix}"

@@ -5,6 +5,9 @@ class of the nearest prototype (Snell et al. 2017, arXiv 1703.05175, eq. 1–2, 
 inference rule Qiao et al., arXiv 2303.12296).  It needs no training, so it is cheap enough for every
 evaluation; it sees class means alone, and says nothing about variety within a class.
 
+The class means that a run released to warm its model up are prototypes too, in pixels, paid for already:
+`nearest_mean_accuracy` says how far they go by themselves, with no model at all.
+
 >>> import numpy as np
 >>> prototypes = class_prototypes(np.array([[0.0], [2.0], [9.0]]), np.array([0, 0, 2]), 3)
 >>> nearest_prototype(np.array([[3.0], [6.0]]), prototypes)  # class 1 has no prototype
@@ -40,6 +43,16 @@ def nearest_prototype(features: Floats, prototypes: Floats) -> npt.NDArray[np.in
     # ‖f − p‖² without the ‖f‖² that all prototypes share
     distances = (centres**2).sum(axis=1) - 2 * features @ centres.T
     return present[distances.argmin(axis=1)].astype(np.int64)
+
+
+def nearest_mean_accuracy(means: npt.NDArray[np.float32], real_test: ImageSet) -> float:
+    """Return the share of `real_test` whose nearest mean, in pixels, is that of its class, in [0, 1].
+
+    `means`: (n_classes, c, h, w), pixels in [0, 1], a class's row NaN or its mean image.
+    """
+    pixels = real_test.images.reshape(len(real_test), -1) / 255.0
+    predicted = nearest_prototype(pixels, means.reshape(len(means), -1).astype(np.float64))
+    return float((predicted == real_test.labels).mean())
 
 
 def prototype_accuracy(

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -100,13 +101,27 @@ class Assessment:
         return ImageSet(images=images, labels=labels)
 
     def measure(
-        self, weights: Tensor, *, grid: Path, last: bool, seed: int, start: ClassGaussians | None = None
+        self,
+        weights: Tensor,
+        *,
+        grid: Path,
+        last: bool,
+        seed: int,
+        start: ClassGaussians | None = None,
+        class_means: npt.NDArray[np.float32] | None = None,
     ) -> Metrics:
-        """Sample, write a PNG grid (one row a class) to `grid`, and return the metrics by name."""
+        """Sample, write a PNG grid (one row a class) to `grid`, and return the metrics by name.
+
+        `class_means` are what the warm-up released; they are prototypes by themselves.
+        """
         with torch_threads(evaluation_threads(self._settings)):
             synthetic = self.synthesize(weights, seed, start)
             write_grid(synthetic, self._dataset.n_classes, grid)
-            return self._evaluator.measure(synthetic, with_tstr=last or self._settings.evaluation.tstr_each)
+            return self._evaluator.measure(
+                synthetic,
+                with_tstr=last or self._settings.evaluation.tstr_each,
+                class_means=class_means,
+            )
 
 
 class SamplesOnly:
@@ -137,7 +152,14 @@ class SamplesOnly:
         return ImageSet(images=images, labels=labels)
 
     def measure(
-        self, weights: Tensor, *, grid: Path, last: bool, seed: int, start: ClassGaussians | None = None
+        self,
+        weights: Tensor,
+        *,
+        grid: Path,
+        last: bool,
+        seed: int,
+        start: ClassGaussians | None = None,
+        class_means: npt.NDArray[np.float32] | None = None,
     ) -> Metrics:
         """Write a PNG grid to `grid`; there are no metrics."""
         write_grid(self.synthesize(weights, seed, start), self._n_classes, grid)

@@ -1,8 +1,8 @@
 """What the server knows of the classes: the noisy sums of means and covariances, added up over their draws.
 
 Everything here is post-processing of those sums: class means, which the next release is taken about and
-which are the federation's prototypes; counts, which balance the labels of a sample; and one Gaussian a class,
-which images are drawn from.
+which are the federation's prototypes in pixels (`evaluation.prototypes`); counts, which balance the labels
+of a sample; and one Gaussian a class, which images are drawn from.
 """
 
 from __future__ import annotations

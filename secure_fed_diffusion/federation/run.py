@@ -136,6 +136,7 @@ class Run:
                 last=number == len(self.plan.rounds),
                 seed=self.settings.run.seed + number,
                 start=self.server.start,
+                class_means=self.server.class_means,
             )
         line["seconds"]["evaluation"] = round(time.perf_counter() - started, 4)
         with self.folder.metrics.open("a", encoding="utf-8") as file:

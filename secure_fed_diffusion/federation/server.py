@@ -90,6 +90,11 @@ class Server:
         return self.classes.gaussians if self._plan.diffusion.truncation < 1 else None
 
     @property
+    def class_means(self) -> npt.NDArray[np.float32] | None:
+        """The class means that were released, (n_classes, c, h, w) in [0, 1]; None where none were."""
+        return self.classes.means if self._plan.warmup.draws else None
+
+    @property
     def _release(self) -> Release:
         return self._plan.releases[self._plan.rounds[self._number - 1].release]
 

@@ -18,6 +18,7 @@ METRICS = (
     "coverage_a",
     "tstr_logreg",
     "prototype_accuracy",
+    "class_means_accuracy",
 )
 
 
@@ -41,7 +42,11 @@ def test_the_floor_of_fid_keeps_the_name_that_it_always_had():
 
 
 def test_accuracies_and_distances_are_told_apart():
-    assert [key for key in METRICS if names.is_accuracy(key)] == ["tstr_logreg", "prototype_accuracy"]
+    assert [key for key in METRICS if names.is_accuracy(key)] == [
+        "tstr_logreg",
+        "prototype_accuracy",
+        "class_means_accuracy",
+    ]
     assert [key for key in METRICS if names.is_distance(key)] == ["fid_lenet84_mnist", "kid_inception"]
 
 

@@ -7,7 +7,12 @@ from torch import nn
 
 from secure_fed_diffusion.data.datasets import ImageSet
 from secure_fed_diffusion.errors import DataError
-from secure_fed_diffusion.evaluation.prototypes import class_prototypes, nearest_prototype, prototype_accuracy
+from secure_fed_diffusion.evaluation.prototypes import (
+    class_prototypes,
+    nearest_mean_accuracy,
+    nearest_prototype,
+    prototype_accuracy,
+)
 
 
 class Pixels(nn.Module):
@@ -54,3 +59,11 @@ def test_accuracy_counts_the_test_images_nearest_to_their_own_synthetic_class():
     synthetic = image_set([[0, 0], [20, 0], [200, 200]], [0, 0, 1])
     real = image_set([[0, 0], [250, 250], [240, 240], [10, 10]], [0, 1, 0, 2])
     assert prototype_accuracy(Pixels(), synthetic, real, 3) == 0.5
+
+
+def test_class_means_classify_by_their_pixels_with_no_extractor():
+    means = np.array([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0]], dtype=np.float32).reshape(3, 1, 1, 2)
+    real = image_set([[10, 20], [250, 240], [0, 200], [140, 140]], [0, 1, 2, 0])
+    assert nearest_mean_accuracy(means, real) == 0.75
+    means[1] = np.nan  # a class without a mean: its images go to the others
+    assert nearest_mean_accuracy(means, real) == 0.5

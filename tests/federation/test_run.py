@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from secure_fed_diffusion import config
+from secure_fed_diffusion.data.datasets import load
 from secure_fed_diffusion.diffusion.sampler import load_pipeline
 from secure_fed_diffusion.dp.ledger import verify
 from secure_fed_diffusion.errors import (
@@ -17,6 +18,7 @@ from secure_fed_diffusion.errors import (
     LedgerError,
     RunError,
 )
+from secure_fed_diffusion.evaluation.prototypes import nearest_mean_accuracy
 from secure_fed_diffusion.federation.settings import MODES
 from tests.federation.runs import Watcher, finish, make
 from tests.federation.small import settings_for
@@ -26,7 +28,8 @@ from tests.federation.small import settings_for
 def test_every_mode_runs_from_one_configuration_by_one_key(mode: str, tmp_path: Path) -> None:
     folder = tmp_path / mode
     watcher = Watcher()
-    summary = finish(make(folder, mode), watcher)
+    run = make(folder, mode)
+    summary = finish(run, watcher)
     assert summary["finished"]
     assert summary["mode"] == mode
     for name in ("config.toml", "ledger.jsonl", "metrics.jsonl", "server_view.json", "summary.json"):
@@ -36,6 +39,11 @@ def test_every_mode_runs_from_one_configuration_by_one_key(mode: str, tmp_path: 
     last = watcher.records[-1]
     assert {"prototype_accuracy", "tstr_cnn", "fid_lenet32_digits", "holdout_loss"} <= set(last)
     assert last["fid_floor_lenet32_digits"] == summary["floor"]["fid_floor_lenet32_digits"] > 0
+    # what the warm-up released is a classifier by itself; the noise of 300 records leaves little of it
+    released = run.server.class_means
+    assert last["class_means_accuracy"] == nearest_mean_accuracy(released, load(run.settings.data).test)
+    assert mode != "none" or last["class_means_accuracy"] > 0.8
+    assert summary["metrics"]["class_means_accuracy"] == last["class_means_accuracy"]
     assert last["survivors"] == last["cohort"]
     guard = last["epsilon"][last["guard_view"]]["pld"]
     if mode == "none":
@@ -60,6 +68,13 @@ def test_what_the_warm_up_gave_is_shown_where_it_is_asked_for(after_warmup: bool
     assert evaluated == [*[last_prototypes] * after_warmup, watcher.records[-1]["round"]]
 
 
+def test_without_a_warm_up_there_are_no_class_means_to_measure(tmp_path: Path) -> None:
+    watcher = Watcher()
+    summary = finish(make(tmp_path / "run", "distributed", "warmup.draws=0"), watcher)
+    assert not [key for record in watcher.records for key in record if "class_means" in key]
+    assert "class_means_accuracy" not in summary["metrics"]
+
+
 def test_nothing_private_is_on_the_lines_that_people_see(tmp_path: Path) -> None:
     watcher = Watcher()
     finish(make(tmp_path / "run"), watcher)
@@ -74,6 +89,7 @@ def test_nothing_private_is_on_the_lines_that_people_see(tmp_path: Path) -> None
             for part in ("", "floor_")
         ),
         *("floor_prototype_accuracy", "interval_prototype_accuracy", "interval_tstr_cnn"),
+        *("class_means_accuracy", "interval_class_means_accuracy"),  # of the released means
     }
     assert {key for record in watcher.records for key in record} <= allowed
 

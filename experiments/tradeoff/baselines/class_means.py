@@ -13,7 +13,6 @@ import torch
 from experiments.tradeoff.baselines.release import Plan
 from secure_fed_diffusion.data.datasets import ImageSet
 from secure_fed_diffusion.entropy import Entropy, system
-from secure_fed_diffusion.evaluation.prototypes import nearest_prototype
 from secure_fed_diffusion.federation.class_means import estimate_means, prototype_rows
 from secure_fed_diffusion.training.warmup import augmented
 
@@ -57,13 +56,6 @@ def means_of(
         clip_norm=plan.grid.clip_norm,
         noise_stddev=plan.noise_stddev / plan.grid.scale,
     )
-
-
-def nearest_mean_accuracy(means: npt.NDArray[np.float32], test: ImageSet) -> float:
-    """Return the share of `test` whose nearest mean, in pixels, is that of its class."""
-    pixels = test.images.reshape(len(test), -1) / 255.0
-    predicted = nearest_prototype(pixels, means.reshape(len(means), -1).astype(np.float64))
-    return float((predicted == test.labels).mean())
 
 
 def moved_copies(means: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], seed: int) -> ImageSet:

@@ -14,6 +14,7 @@ from experiments.tradeoff.baselines import class_gaussians, class_means, dp_clas
 from experiments.tradeoff.baselines.release import RELATION, UNIT, VIEW, Plan
 from secure_fed_diffusion.data.datasets import Dataset, ImageSet, load
 from secure_fed_diffusion.evaluation.evaluator import Evaluator
+from secure_fed_diffusion.evaluation.prototypes import nearest_mean_accuracy
 from secure_fed_diffusion.federation.settings import RunSettings
 
 Method = Literal["class_means", "class_gaussians", "dp_merf", "dp_classifier"]
@@ -81,7 +82,7 @@ def _run(job: Job, dataset: Dataset) -> tuple[dict[str, float], Plan]:
     synthetic: ImageSet
     if job.method == "class_means":
         means, plan = class_means.release_means(dataset.train, n_classes=n_classes, **job.recipe, **cost)
-        figures["accuracy_nearest_mean"] = class_means.nearest_mean_accuracy(means, dataset.test)
+        figures["accuracy_nearest_mean"] = nearest_mean_accuracy(means, dataset.test)
         synthetic = class_means.moved_copies(means, labels, job.seed)
     elif job.method == "class_gaussians":
         synthetic, plan = class_gaussians.synthesize(
