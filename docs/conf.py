@@ -9,7 +9,11 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 html_theme = "alabaster"
-html_theme_options = {"description": "Federated, private diffusion models", "page_width": "1100px"}
+html_theme_options = {
+    "description": "Federated, private diffusion models",
+    "page_width": "1300px",
+    "code_font_size": "0.8em",
+}
 html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["wrap.css"]

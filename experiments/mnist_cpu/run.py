@@ -41,11 +41,17 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     ]
     for key in dict.fromkeys((r["data"], r["mode"], r["epsilon"]) for r in found):
         same = [r for r in found if (r["data"], r["mode"], r["epsilon"]) == key]
-        cells = [_mean([value for r in same if (value := _figure(r, name)) is not None]) for name in FIGURES]
         minutes = statistics.mean(r["seconds"] for r in same) / 60
         data, mode, epsilon = key
-        lines.append(f"| {data} | {mode} | {epsilon:g} | {len(same)} | {' | '.join(cells)} | {minutes:.0f} |")
+        lines.append(
+            f"| {data} | {mode} | {epsilon:g} | {len(same)} | {' | '.join(row(same))} | {minutes:.0f} |"
+        )
     return "\n".join(lines)
+
+
+def row(same: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the figures of runs that differ in their seed alone: means, with their interval."""
+    return [_mean([value for r in same if (value := _figure(r, name)) is not None]) for name in FIGURES]
 
 
 def _figure(record: dict[str, Any], name: str) -> float | None:

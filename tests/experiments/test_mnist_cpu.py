@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from experiments.mnist_cpu import gaussians, samples
 from experiments.mnist_cpu import run as experiment
-from experiments.mnist_cpu import samples
 from experiments.results import into_readme
 from experiments.sweeping import finished_cells, sweep, sweep_options
 from secure_fed_diffusion.data.facts import facts
@@ -112,3 +112,60 @@ def test_a_smaller_sample_is_a_balanced_part_of_the_larger(monkeypatch: pytest.M
     assert (found.images[:, 0, 0, 0] == found.labels).all()
     assert set(np.bincount(found.labels)) == {100}
     assert 10 <= np.bincount(found.labels[:200]).min() <= np.bincount(found.labels[:200]).max() <= 30
+
+
+def test_the_gaussians_are_measured_as_a_run_is() -> None:
+    run = find_places(experiment.HERE / "grid.toml", Path("nowhere"), full=False)[0].settings
+    jobs = gaussians.jobs_of("fashion_mnist", 3)
+    assert sorted((job.epsilon, job.seed) for job in jobs) == [(e, s) for e in (1.0, 10.0) for s in range(3)]
+    for job in jobs:
+        assert job.settings.data.name == "fashion_mnist"
+        assert job.settings.evaluation == run.evaluation
+        assert job.settings.privacy.delta == run.privacy.delta
+        assert job.recipe == {"clip_norm": 10.0, "covariance_clip_norm": 30.0, "frequencies": 14}
+
+
+def test_the_gaussians_table_has_the_runs_beside_them() -> None:
+    def record(mode: str, epsilon: float, tstr: float) -> dict[str, object]:
+        figures = {"tstr_cnn": tstr, "prototype_accuracy": 0.5, "fid_lenet84_mnist": 20.0}
+        return {"data": "mnist", "mode": mode, "epsilon": epsilon, **figures}
+
+    made = {"command": "c", "commit": "1", "machine": "m"}
+    found = {"mnist": {**made, "records": [record("class_gaussians", 1.0, t) for t in (0.9, 0.92)]}}
+    runs = [record("distributed", 1.0, 0.93), record("central", 1.0, 0.1), record("distributed", 10.0, 0.95)]
+    text = gaussians.markdown(found, runs)
+    assert (
+        "| mnist | 1 | class Gaussians alone, trusted server | 2 | 91.0 ± 12.7 | 50.0 ± 0.0 | 20.0 ± 0.0 |"
+        in text
+    )
+    assert "| mnist | 1 | a run, `distributed` | 1 | 93.0 | 50.0 | 20.0 |" in text
+    assert text.count("| mnist |") == 3
+    assert "| 10.0 |" not in text  # the run in mode central is not among them
+    assert "`c` at commit 1, m." in text
+
+
+def test_the_readme_holds_the_gaussians_of_the_committed_results(tmp_path: Path) -> None:
+    results = experiment.HERE / "gaussians_results.json"
+    text, copy = (experiment.HERE / "README.md").read_text(encoding="utf-8"), tmp_path / "README.md"
+    if not results.exists():
+        assert "<!-- gaussians -->\nNot run yet." in text
+        return
+    copy.write_text(text, encoding="utf-8")
+    found = json.loads(results.read_text(encoding="utf-8"))
+    into_readme(copy, "gaussians", gaussians.markdown(found, gaussians.runs()))
+    assert copy.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.slow
+def test_gaussians_of_digits_give_a_record_and_are_not_computed_again(tmp_path: Path) -> None:
+    results = tmp_path / "gaussians.json"
+    small = ["evaluation.samples=100", "evaluation.tstr_epochs=1", "warmup.covariances.frequencies=4"]
+    words = ["--data", "digits", "--seeds", "1", "--out", str(tmp_path / "out"), "--results", str(results)]
+    words += [word for key in (*small, *SMALL[1:5]) for word in ("--set", key)]
+    gaussians.main(words)
+    records = json.loads(results.read_text(encoding="utf-8"))["digits"]["records"]
+    assert [(r["epsilon"], r["seed"]) for r in records] == [(10.0, 0), (1.0, 0)]
+    assert all(r["epsilon_spent"] <= r["epsilon"] for r in records)
+    before = results.read_text(encoding="utf-8")
+    gaussians.main(words)
+    assert results.read_text(encoding="utf-8") == before
