@@ -3,7 +3,8 @@
     SFD_DATA_DIR=/path/to/data python -m experiments.mnist_cpu.gaussians [--data fashion_mnist]
 
 One trusted server spends the whole ε on class means and class covariances; images are drawn straight from
-them.  A run begins with the same two releases at a part of its ε: what it makes of the rest is seen against this.
+them.  A run begins with the same two releases at a part of its ε: what it makes of the rest is held against
+this.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ GRIDS = {
     "epsilon1": "epsilon1_results.json",
     "fashion": "fashion_results.json",
     "fashion_epsilon1": "fashion_epsilon1_results.json",
+    "digits": "digits_results.json",
+    "xray": "xray_results.json",
 }
 FIGURES = {"tstr_cnn": "TSTR, CNN", "prototype_accuracy": "prototypes", "fid_lenet84": "FID-LeNet84"}
 

@@ -1,5 +1,6 @@
-"""The same configuration with another `data.name`: colours, 32×32 and 64×64, from files to the report.
+"""The same recipe with another `data.name`: colours, 32×32 and 64×64, from files to the report.
 
+The recipe is that of `experiments/mnist_cpu`: class means and covariances, half of the process, DPM-Solver++.
 The extractors here are hardly trained: what is shown is that a run goes through, not that its figures mean
 anything.
 """
@@ -34,6 +35,17 @@ CHANGES = (
     "modes.distributed.rounds=1",
     "evaluation.samples=100",
     "model.patch=2",
+    "diffusion.prediction=v",
+    "diffusion.truncation=0.5",
+    "warmup.augmentation=none",
+    "warmup.decay=true",
+    "warmup.covariances.draws=1",
+    "warmup.covariances.noise_multiplier=8.0",
+    "warmup.covariances.clip_norm=30.0",
+    "warmup.covariances.frequencies=4",
+    "modes.distributed.server.schedule=trapezoid",
+    "sampler.kind=dpm++",
+    "sampler.steps=4",
 )
 
 
@@ -89,6 +101,8 @@ def check(folder: Path, name: str) -> None:
     assert np.isfinite(last["holdout_loss"])
     assert np.isfinite(last[f"fid_lenet84_{name}"])
     assert 0 <= last["tstr_cnn"] <= 1
+    kinds = [line["kind"] for line in read_lines(folder / "metrics.jsonl")]
+    assert kinds == ["prototypes", "covariances", "gradient"]
     assert json.loads((folder / "summary.json").read_text())
     grid = Image.open(max((folder / "samples").glob("*.png")))
     assert grid.mode == ("RGB" if channels == 3 else "L")

@@ -47,12 +47,13 @@ def test_the_grid_holds_what_the_readme_promises(tmp_path: Path) -> None:
     assert {p.settings.run.workers for p in cells} == {"auto"}
     for name in experiment.GRIDS:
         others = find_places(experiment.HERE / f"{name}.toml", tmp_path, full=False)
-        data = "fashion_mnist" if "fashion" in name else "mnist"
+        sets = {"fashion": "fashion_mnist", "digits": "digits", "xray": "pneumonia"}
+        data = sets.get(name.partition("_")[0], "mnist")
         assert {p.settings.data.name for p in others} == {data}
         assert {p.settings.privacy.epsilon for p in others} == {1.0 if "epsilon1" in name else 10.0}
 
 
-@pytest.mark.parametrize("name", experiment.GRIDS)
+@pytest.mark.parametrize("name", list(experiment.GRIDS))
 def test_every_cell_can_be_planned_within_its_budget(name: str, tmp_path: Path) -> None:
     for place in find_places(experiment.HERE / f"{name}.toml", tmp_path, full=False)[:2]:
         known = facts(place.settings.data.name)
