@@ -114,7 +114,8 @@ def _note(records: Sequence[Record], noisy: Sequence[float]) -> str:
         "Accuracies and gains are means over the seeds, gains in points over the head of the same model, "
         "± half of the paired 95 % t-interval; each interval stands for itself, none is widened for their "
         "number.",
-        "Bytes are a client's, those of the model up and down together.",
+        "Bytes are a client's, those of the model up and down together: weights as plain float32, as it was "
+        "trained here; those of the prototypes are counted in the masked frames.",
     ]
     if noisy:
         terms = {(delta_text(r["delta"]), r["unit"], r["view"]) for r in records}

@@ -21,7 +21,12 @@ from typing import Any
 from experiments.results import into_readme, origin
 
 HERE = Path(__file__).parent
-BENCHES = ("dpsgd", "round", "evaluation")
+BENCHES = {
+    "dpsgd": ("dpsgd",),
+    "dpsgd_two_threads": ("dpsgd", "--threads", "2"),
+    "round": ("round",),
+    "evaluation": ("evaluation",),
+}
 Figures = Mapping[str, Any]
 
 
@@ -31,7 +36,7 @@ def measure(bench: str) -> dict[str, Any]:
     Raises:
         SystemExit: it failed; its message is above.
     """
-    command = [sys.executable, "-m", "secure_fed_diffusion.cli", "bench", bench, "--json"]
+    command = [sys.executable, "-m", "secure_fed_diffusion.cli", "bench", *BENCHES[bench], "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.returncode)
@@ -75,7 +80,7 @@ def _parts(shares: Mapping[str, Mapping[str, float]]) -> list[str]:
 def main(argv: Sequence[str] | None = None, *, measured: Callable[[str], Figures] = measure) -> None:
     """Measure, then write the results and the README's table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--bench", choices=BENCHES, action="append", help="one of them (default: all)")
+    parser.add_argument("--bench", choices=tuple(BENCHES), action="append", help="one of them (default: all)")
     parser.add_argument("--results", type=Path, default=HERE / "results.json")
     parser.add_argument("--table", action="store_true", help="the README from the results; run nothing")
     arguments = parser.parse_args(argv)

@@ -4,9 +4,10 @@ One example a second is one record through forward and backward pass.  `ours` al
 gradient, rounds it to the integer grid and adds, in micro-batches as "auto" chooses them; `vmap` does the
 same with `vmap(grad)`; `opacus` clips and adds in float.  `plain` is the step of mode `none`, `diffusers`
 that of diffusers' example of unconditional training (its scheduler, its loss) with this network's labels.
-No optimiser step and no noise is in any of them.  They run in turns in one process, on the same records;
-a ratio is the median over the turns of the quotient within a turn, so that a machine that is busy for a
-while slows down both sides of it.
+No optimiser step and no noise is in any of them.  They run in turns in one process, on the same records,
+each turn begun by another of them, since each is slowed by what the one before it left in the caches; a ratio
+is the median over the turns of the quotient within a turn, so that a machine that is busy for a while slows
+down both sides of it.  One thread is what each worker process of a run computes on.
 
 Memory is the highest sum of what PyTorch has allocated at once, over what stood before; what kernels
 allocate by themselves is not in it.
@@ -83,7 +84,7 @@ CASES: Mapping[str, Case] = {
 
 
 def run(
-    *, repetitions: int = MIN_REPETITIONS, cases: Mapping[str, Case] = CASES, threads: int = 2
+    *, repetitions: int = MIN_REPETITIONS, cases: Mapping[str, Case] = CASES, threads: int = 1
 ) -> dict[str, Any]:
     """Return {"ratios", "examples_per_second", "memory_bytes", "sizes", "repetitions", "note"}.
 
@@ -148,10 +149,12 @@ def _threads(wanted: int) -> Iterator[None]:
 def _in_turns(actions: Mapping[str, Action], repetitions: int) -> dict[str, list[float]]:
     """Return each action's seconds, turn by turn; the first turn pays for caches and is not counted."""
     samples: dict[str, list[float]] = {name: [] for name in actions}
+    order = list(actions)
     for turn in range(repetitions + 1):
-        for name, action in actions.items():
+        order.append(order.pop(0))
+        for name in order:
             start = time.perf_counter()
-            action()
+            actions[name]()
             if turn:
                 samples[name].append(time.perf_counter() - start)
     return samples

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from importlib import import_module
-from typing import Any
+from inspect import signature
+from typing import Annotated, Any
 
 import typer
 
 from secure_fed_diffusion.commands.terminal import AsJson, quiet
+from secure_fed_diffusion.errors import ConfigError
 
 
 class Benchmark(StrEnum):
@@ -22,10 +24,19 @@ class Benchmark(StrEnum):
     evaluation = "evaluation"
 
 
-def bench(what: Benchmark, as_json: AsJson = False) -> None:
+def bench(
+    what: Benchmark,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of PyTorch, for dpsgd (1) and evaluation (all cores).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Measure the cryptography, a private step, a round, the noise or an evaluation: ratios in one run."""
     quiet()
-    figures = import_module(f"secure_fed_diffusion.benchmarks.{what.value}").run()
+    run = import_module(f"secure_fed_diffusion.benchmarks.{what.value}").run
+    if threads is not None and "threads" not in signature(run).parameters:
+        raise ConfigError(f"{what.value} has a number of threads of its own", key="--threads")
+    figures = run() if threads is None else run(threads=threads)
     if as_json:
         typer.echo(json.dumps(figures))
         return

@@ -27,5 +27,6 @@ def quiet() -> None:
     """Keep other libraries' log lines and warnings away from the user."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # above the highest of PyTorch's profiler
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

@@ -53,6 +53,14 @@ def test_a_ratio_is_the_median_of_the_quotients_of_each_turn() -> None:
     assert dpsgd._quotient(turns, "slow", "fast") == 3.0
 
 
+def test_every_turn_is_begun_by_another() -> None:
+    called: list[str] = []
+    actions = {name: lambda name=name: called.append(name) for name in "abc"}
+    found = dpsgd._in_turns(actions, 5)
+    assert "".join(called) == "bcacababcbcacababc"
+    assert {name: len(taken) for name, taken in found.items()} == {"a": 5, "b": 5, "c": 5}
+
+
 def test_peak_memory_is_what_was_held_at_once() -> None:
     def action() -> None:
         for _ in range(5):

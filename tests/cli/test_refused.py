@@ -113,6 +113,7 @@ def test_an_empty_folder_is_no_run(words: list[str], sfd: Ask, tmp_path: Path) -
         (["run", "a.toml"], ["--out"]),
         (["run", "a.toml", "--out", "b", "--device", "tpu"], ["tpu", "auto", "cpu", "cuda"]),
         (["bench", "secag"], ["secag", "secagg", "dpsgd"]),
+        (["bench", "round", "--threads", "2"], ["--threads", "round has a number of threads of its own"]),
         (["audit", "a", "--haed", "0"], ["--haed"]),
     ],
 )

@@ -94,14 +94,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
     return lambda: tmp_path
 
 
-@pytest.mark.slow
 def test_the_researchers_tutorial_does_what_it_says(here: Callable[[], Path]) -> None:
     assert follow("researcher") == 5
     page = (here() / "comparison.html").read_text(encoding="utf-8")
     assert "3 runs, modes none, local, distributed at ε = 10" in page
 
 
-@pytest.mark.slow
 def test_the_privacy_officers_tutorial_does_what_it_says(here: Callable[[], Path]) -> None:
     first = next(blocks("researcher"))
     (here() / "small.toml").write_text(first.text, encoding="utf-8")

@@ -157,7 +157,6 @@ def test_the_readme_holds_the_gaussians_of_the_committed_results(tmp_path: Path)
     assert copy.read_text(encoding="utf-8") == text
 
 
-@pytest.mark.slow
 def test_gaussians_of_digits_give_a_record_and_are_not_computed_again(tmp_path: Path) -> None:
     results = tmp_path / "gaussians.json"
     small = ["evaluation.samples=100", "evaluation.tstr_epochs=1", "warmup.covariances.frequencies=4"]

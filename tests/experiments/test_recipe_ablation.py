@@ -104,11 +104,29 @@ def test_an_effect_is_the_difference_of_the_means_with_welchs_interval() -> None
 def test_the_table_and_the_sentence_say_what_is_clear_of_chance() -> None:
     results = {"command": "c", "commit": "1", "machine": "m", "records": RECORDS}
     text = table.markdown(results)
-    assert "better than the recipe by more than chance none; worse no warm-up (-48.2);" in text
-    assert "| recipe | 10 | 3 | 90.2 % | – | 90.0 % | 20.0 | 1.5 |" in text
+    assert "more accurate than the recipe by more than chance none, the opposite no warm-up (-48.2);" in text
+    assert "| recipe | 10 | 3 | 90.2 % | – | 20.0 | – | 90.0 % | 1.5 |" in text
     assert "| no warm-up | 10 | 3 | 42.0 % | **-48.2 (" in text
     assert "| no average | 1 | 1 | 81.0 % | +1.0 |" in text
     assert "| no warm-up | 1 |" not in text
+
+
+def test_a_lower_fid_is_a_gain() -> None:
+    fids = {"recipe": (20.0, 21.0, 22.0), "no average": (10.0, 11.0, 12.0), "no warm-up": (80.0, 81.0, 82.0)}
+    found = [
+        record(variant, seed, 0.9) | {"fid_lenet84_mnist": fid}
+        for variant, values in fids.items()
+        for seed, fid in enumerate(values)
+    ]
+    gained = table.effect(found, "no average", 10.0, table.FID)
+    assert gained is not None
+    assert gained.mean == pytest.approx(-10.0)
+    assert gained.clear
+    said = table.finding(found)
+    assert (
+        "of lower FID than the recipe by more than chance no average (-10.0), the opposite no warm-up (+60.0)"
+        in said
+    )
 
 
 def test_the_figure_is_drawn_from_the_records_alone(tmp_path: Path) -> None:

@@ -268,7 +268,6 @@ def test_dp_merf_is_set_beside_its_published_accuracy(tmp_path: Path) -> None:
     assert "| 1 | 78.0 % | 80.3 % | -2.3 | 90.0 | 0 | 1 |" in published.markdown(results)
 
 
-@pytest.mark.slow
 def test_the_published_command_measures_the_papers_recipe_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

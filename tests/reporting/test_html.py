@@ -81,6 +81,12 @@ def test_the_report_is_well_formed_and_loads_nothing(report: tuple[str, Page]) -
     _assert_loads_nothing(*report)
 
 
+def test_every_figure_has_its_data_to_download(report: tuple[str, Page]) -> None:
+    drawn = [part for part in report[0].split("<section")[1:] if "<svg" in part]
+    assert len(drawn) > 3
+    assert [part[:200] for part in drawn if 'download="' not in part] == []
+
+
 def test_the_policy_admits_the_one_script_and_no_other(report: tuple[str, Page]) -> None:
     source, page = report
     policy = next(a["content"] for t, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
