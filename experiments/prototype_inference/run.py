@@ -176,7 +176,7 @@ def cells(
 ) -> list[Cell]:
     """Return the grid of the configuration, for the data sets and the ways to deal out labels chosen.
 
-    A way may have keys of `[training]` of its own, as a smaller step size.
+    A way may have keys of `[training]` of its own for a data set, as a smaller step size.
     """
     return [
         Cell(
@@ -192,7 +192,7 @@ def cells(
                 Recipe(
                     rounds=chosen_set["rounds"],
                     local_epochs=chosen_set["local_epochs"],
-                    **{**settings["training"], **skew.get("training", {})},
+                    **{**settings["training"], **skew.get("training", {}).get(name, {})},
                 ),
                 prox_mu=settings["training"]["prox_mu"] if method == "fedprox" else 0.0,
             ),
