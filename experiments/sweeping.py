@@ -16,7 +16,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from hashlib import sha256
@@ -26,7 +26,7 @@ from typing import Any, Protocol, TypeVar
 from secure_fed_diffusion import config
 from secure_fed_diffusion.federation.settings import MachineSettings, RunSettings
 from secure_fed_diffusion.sweep.command import find_places
-from secure_fed_diffusion.sweep.process import attempts
+from secure_fed_diffusion.sweep.process import Place, attempts
 from secure_fed_diffusion.sweep.table import rows_of
 
 Record = dict[str, Any]
@@ -74,36 +74,65 @@ def finished_cells(
     return [jsonable(row) for row in rows if row["status"] == "finished"]
 
 
-def gathered(
-    grid: Path, out: Path, overrides: Sequence[str], *, before: Sequence[Record], commit: str
-) -> list[Record]:
-    """Return the finished cells of `out` and, of the grid's other cells, the records that `before` has.
+def kept_records(
+    grid: Path, overrides: Sequence[str], results: Path, *, fresh: bool = False
+) -> dict[str, Record]:
+    """Return by cell what the results hold of the grid's cells as they are set now; asked before any work.
 
-    A record names the commit that it was collected at and the digest of its cell's settings: one of other
-    settings is left out, with a line that says so.
+    Raises:
+        SystemExit: they hold records of other settings, which would be lost; `fresh` leaves those out.
+    """
+    if not results.exists():
+        return {}
+    digests = {p.cell.name: settings_digest(p.settings) for p in _places(grid, Path(), overrides)}
+    before = {r["cell"]: r for r in json.loads(results.read_text(encoding="utf-8"))["records"]}
+    kept = {name: r for name, r in before.items() if name in digests and r.get("settings") == digests[name]}
+    if lost := sorted(before.keys() - kept.keys()):
+        if not fresh:
+            raise SystemExit(
+                f"{results} holds {len(lost)} records of other settings than the grid has now, as {lost[0]}: "
+                "name other --results, or leave them out with --fresh"
+            )
+        print(f"left out, of other settings than the grid's: {', '.join(lost)}", file=sys.stderr)
+    return kept
+
+
+def gathered(
+    grid: Path, out: Path, overrides: Sequence[str], *, kept: Mapping[str, Record], commit: str
+) -> list[Record]:
+    """Return the finished cells of `out` and, of the grid's other cells, the records that were kept.
+
+    A record names the commit that it was collected at and the digest of the settings that its cell was BEGUN
+    with: a cell of `out` with other settings than the grid has now is left out, with a line that says so.
     """
     found = {record["cell"]: record for record in finished_cells(grid, out, overrides)}
-    old = {record["cell"]: record for record in before}
-    records, left_out = [], []
-    for place in find_places(grid, out, tuple(overrides), full=False):
-        name = place.cell.name
-        digest = settings_digest(place.settings)
-        earlier = old.pop(name, {})
-        record = earlier if earlier.get("settings") == digest else {}
-        if name in found:
+    records = []
+    for place in _places(grid, out, overrides):
+        name, digest = place.cell.name, settings_digest(place.settings)
+        record = kept.get(name, {})
+        if name in found and settings_digest(config.load(place.folder / "config.toml")) != digest:
+            print(f"left out: {place.folder} was begun with other settings than the grid's", file=sys.stderr)
+        elif name in found:
             now = {**found[name], "settings": digest, "commit": commit}
             record = record if {**record, "commit": commit} == now else now
         records += [record] if record else []
-        left_out += [name] if earlier and not record else []
-    if left_out := [*left_out, *old]:
-        print(f"left out, not of this grid's settings: {', '.join(left_out)}", file=sys.stderr)
     return records
 
 
+def _places(grid: Path, out: Path, overrides: Sequence[str]) -> list[Place]:
+    return find_places(grid, out, tuple(overrides), full=False)
+
+
 def settings_digest(settings: RunSettings) -> str:
-    """Return a digest of all settings, defaults included, but for the machine that computes and its cores."""
-    anywhere = replace(MachineSettings(), seed=settings.run.seed)
-    return sha256(config.dump(replace(settings, run=anywhere)).encode()).hexdigest()[:12]
+    """Return a digest of all settings, defaults included, but for the machine's: cores, where files lie."""
+    anywhere = replace(
+        settings,
+        run=replace(MachineSettings(), seed=settings.run.seed),
+        data=replace(settings.data, directory=None),
+        evaluation=replace(settings.evaluation, inception_weights=None),
+    )
+    inception = "with Inception" if settings.evaluation.inception_weights else ""
+    return sha256((config.dump(anywhere) + inception).encode()).hexdigest()[:12]
 
 
 def jsonable(row: Record) -> Record:

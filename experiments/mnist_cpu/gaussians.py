@@ -45,23 +45,22 @@ def jobs_of(data: str, seeds: int, overrides: Sequence[str] = ()) -> list[Job]:
     ]
 
 
-def markdown(results: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
+def markdown(records: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]) -> str:
     """Return a row for each data set, ε and way, the runs' beside the Gaussians'."""
     lines = [
         f"| data | ε | images of | seeds | {' | '.join(FIGURES.values())} |",
         "|---|---|---|---|" + "---|" * len(FIGURES),
     ]
-    for data, made in results.items():
-        records = [*made["records"], *(r for r in runs if r["data"] == data and r["mode"] == "distributed")]
+    for data in dict.fromkeys(record["data"] for record in records):
         for epsilon in EPSILONS:
             for way, words in WORDS.items():
-                if same := [r for r in records if (r["mode"], r["epsilon"]) == (way, epsilon)]:
+                place = (data, epsilon, way)
+                same = [dict(r) for r in (*records, *runs) if (r["data"], r["epsilon"], r["mode"]) == place]
+                if same:
                     lines.append(
                         f"| {data} | {epsilon:g} | {words} | {len(same)} | {' | '.join(row(same))} |"
                     )
-    said = [
-        f"`{made['command']}` at commit {made['commit']}, {made['machine']}." for made in results.values()
-    ]
+    said = dict.fromkeys(f"`{r['command']}` at commit {r['commit']}, {r['machine']}." for r in records)
     return "\n".join([*lines, "", *said])
 
 
@@ -85,14 +84,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="the README from the results; run nothing")
     arguments = parser.parse_args(argv)
     path = arguments.results
-    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    records = json.loads(path.read_text(encoding="utf-8"))["records"] if path.exists() else []
     if not arguments.table:
         jobs = jobs_of(arguments.data, arguments.seeds, arguments.overrides)
         made = origin("experiments.mnist_cpu.gaussians", sys.argv[1:] if argv is None else argv)
-        records = each_once(jobs, measure, arguments.out, arguments.jobs)
-        results[arguments.data] = {**made, "records": records}
-        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(text := markdown(results, runs()))
+        others = [record for record in records if record["data"] != arguments.data]
+        mine = [{**made, **record} for record in each_once(jobs, measure, arguments.out, arguments.jobs)]
+        records = [*others, *mine]
+        path.write_text(json.dumps({**made, "records": records}, indent=1) + "\n", encoding="utf-8")
+    print(text := markdown(records, runs()))
     if path.parent == HERE:
         into_readme(HERE / "README.md", "gaussians", text)
 

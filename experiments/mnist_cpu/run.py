@@ -21,7 +21,7 @@ from typing import Any
 from scipy import stats
 
 from experiments.results import into_readme, origin, origin_text
-from experiments.sweeping import gathered, sweep, sweep_options
+from experiments.sweeping import gathered, kept_records, sweep, sweep_options
 
 HERE = Path(__file__).parent
 GRIDS = {
@@ -94,18 +94,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     only.add_argument("--collect", action="store_true", help="write what is finished so far, run nothing")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
     parser.add_argument("--only", action="append", default=[], metavar="axis=value", help="these cells alone")
+    parser.add_argument("--fresh", action="store_true", help="leave out results of other settings")
     arguments = parser.parse_args(argv)
     grid = HERE / f"{arguments.grid}.toml"
     out = arguments.out or Path("runs") / ("mnist_cpu" + f"_{arguments.grid}" * (arguments.grid != "grid"))
     results = arguments.results or HERE / GRIDS[arguments.grid]
     if not arguments.table:
+        kept = kept_records(grid, arguments.overrides, results, fresh=arguments.fresh)
         if not arguments.collect:
             options = sweep_options(jobs=1, memory=None, overrides=arguments.overrides, only=arguments.only)
             if not sweep(grid, out, options):
                 raise SystemExit(1)  # a cell failed; its message is above
         made = origin("experiments.mnist_cpu.run", sys.argv[1:] if argv is None else argv)
-        before = json.loads(results.read_text(encoding="utf-8"))["records"] if results.exists() else []
-        records = gathered(grid, out, arguments.overrides, before=before, commit=made["commit"])
+        records = gathered(grid, out, arguments.overrides, kept=kept, commit=made["commit"])
         whole = {**made, "records": records}
         results.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
         print(results)

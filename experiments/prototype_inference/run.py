@@ -236,7 +236,8 @@ def merged(
         origins.setdefault(name, {})[labels] = dict(made)
     for record in records:
         settings[record["data"], record["heterogeneity"]].append(record)
-    return {"origins": origins, "records": [record for kept in settings.values() for record in kept]}
+    records = [record for kept in settings.values() for record in kept]
+    return {**made, "origins": origins, "records": records}  # first what the last call was
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from experiments.recipe_ablation import figure, table
 from experiments.results import into_readme, origin
-from experiments.sweeping import gathered, sweep, sweep_options
+from experiments.sweeping import gathered, kept_records, sweep, sweep_options
 
 HERE = Path(__file__).parent
 
@@ -34,12 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory", type=float, help="GiB for all cells together")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
     parser.add_argument("--only", action="append", default=[], metavar="axis=value", help="these cells alone")
+    parser.add_argument("--fresh", action="store_true", help="leave out results of other settings")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--collect", action="store_true", help="write what is finished so far, run nothing")
     action.add_argument("--table", action="store_true", help="figure and README from the results alone")
     arguments = parser.parse_args(argv)
     whole = True
     if not arguments.table:
+        kept = kept_records(arguments.grid, arguments.overrides, arguments.results, fresh=arguments.fresh)
         if not arguments.collect:
             options = sweep_options(
                 jobs=arguments.jobs,
@@ -49,10 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             whole = sweep(arguments.grid, arguments.out, options)
         made = origin("experiments.recipe_ablation.run", sys.argv[1:] if argv is None else argv)
-        there = arguments.results.exists()
-        before = json.loads(arguments.results.read_text(encoding="utf-8"))["records"] if there else []
         records = gathered(
-            arguments.grid, arguments.out, arguments.overrides, before=before, commit=made["commit"]
+            arguments.grid, arguments.out, arguments.overrides, kept=kept, commit=made["commit"]
         )
         results = {**made, "records": records}
         arguments.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -43,8 +43,9 @@ def measure(bench: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def table(results: Mapping[str, Figures], limits: Sequence[Mapping[str, Any]]) -> str:
+def table(records: Sequence[Figures], limits: Sequence[Mapping[str, Any]]) -> str:
     """Return a row for each demand on what was measured, what made it, and the parts of a round."""
+    results = {record["bench"]: record for record in records}
     rows = ["| measured | demanded | found | |", "|---|---|---|---|"]
     for limit in limits:
         if limit["bench"] in results:
@@ -84,18 +85,20 @@ def main(argv: Sequence[str] | None = None, *, measured: Callable[[str], Figures
     parser.add_argument("--results", type=Path, default=HERE / "results.json")
     parser.add_argument("--table", action="store_true", help="the README from the results; run nothing")
     arguments = parser.parse_args(argv)
-    there = arguments.results.exists()
-    results = json.loads(arguments.results.read_text(encoding="utf-8"))["benches"] if there else {}
+    path, before = arguments.results, []
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))["records"]
+    found = {record["bench"]: record for record in before}
     if not arguments.table:
         made = origin("experiments.speed.run", sys.argv[1:] if argv is None else argv)
         for bench in arguments.bench or BENCHES:
-            results[bench] = {**made, **measured(bench)}
-            text = json.dumps({"benches": results}, indent=1) + "\n"
-            arguments.results.write_text(text, encoding="utf-8")
+            found[bench] = {"bench": bench, **made, **measured(bench)}
+            records = [found[name] for name in BENCHES if name in found]
+            path.write_text(json.dumps({**made, "records": records}, indent=1) + "\n", encoding="utf-8")
     limits = tomllib.loads((HERE / "limits.toml").read_text(encoding="utf-8"))["limit"]
-    print(found := table(results, limits))
+    print(text := table([found[name] for name in BENCHES if name in found], limits))
     if arguments.results.parent == HERE:
-        into_readme(HERE / "README.md", "results", found)
+        into_readme(HERE / "README.md", "results", text)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def sweep(
     todo = [place for place in places if place.cell.name in mine]
     at_once = jobs or _cores()
     if dry_run:
-        _list(todo, at_once, as_json=as_json)
+        _list(todo, places, at_once, as_json=as_json)
         return
     if out.exists() and any(out.iterdir()) and not resume:
         raise RunError(f"{out} is not empty: choose another folder, or --resume the sweep in it")
@@ -69,7 +69,7 @@ def sweep(
     (out / "grid.toml").write_bytes(grid_file.read_bytes())
     given = memory if memory is not None else _SHARE_OF_MEMORY * _free_gib()
     display = _Silent() if as_json else SweepProgress()
-    pool = Pool(places=todo, jobs=at_once, memory_gib=given, display=display)
+    pool = Pool(places=todo, known=places, jobs=at_once, memory_gib=given, display=display)
     try:
         with display:
             failures = pool.run()
@@ -115,17 +115,12 @@ def find_places(grid_file: Path, out: Path, overrides: tuple[str, ...] = (), *, 
     return [Place(root=out, cell=cell, settings=cell.settings(grid.base)) for cell in grid.cells(full=full)]
 
 
-def _list(places: list[Place], jobs: int, *, as_json: bool) -> None:
-    """Print the cells, and what they will take by nominal rates or by cells that are done."""
+def _list(places: list[Place], known: list[Place], jobs: int, *, as_json: bool) -> None:
+    """Print the cells, and what they will take by nominal rates or by what cells of `known` took."""
     from secure_fed_diffusion.sweep import estimate
-    from secure_fed_diffusion.sweep.process import attempts
+    from secure_fed_diffusion.sweep.pool import clock_of
 
-    clock = estimate.Clock()
-    took = attempts(places[0].root)
-    for place in places:
-        if place.finished and place.cell.name in took:
-            taken = sum(float(attempt["seconds"]) for attempt in took[place.cell.name])
-            clock.learn(estimated=estimate.seconds(place.settings), taken=taken)
+    clock = clock_of(known)
     cells = [
         {
             "cell": place.cell.name,

@@ -178,14 +178,16 @@ def chosen(cells: Sequence[Cell], only: Sequence[str]) -> tuple[Cell, ...]:
     for word in only:
         axis, _, value = word.partition("=")
         if axis not in cells[0].axes:
-            raise ConfigError(f"expected axis=value of {', '.join(cells[0].axes)}, got {word!r}", key="only")
+            raise ConfigError(
+                f"expected axis=value of {', '.join(cells[0].axes)}, got {word!r}", key="--only"
+            )
         known = list(dict.fromkeys(_text(cell.axes[axis]) for cell in cells))
         if value not in known:
-            raise ConfigError(f"expected {axis}= one of {', '.join(known)}, got {value!r}", key="only")
+            raise ConfigError(f"expected {axis}= one of {', '.join(known)}, got {value!r}", key="--only")
         wanted.setdefault(axis, set()).add(value)
     found = [cell for cell in cells if all(_text(cell.axes[axis]) in of for axis, of in wanted.items())]
     if not found:
-        raise ConfigError("no cell is left: nothing matches", key="only")
+        raise ConfigError("no cell is left: nothing matches", key="--only")
     return tuple(found)
 
 

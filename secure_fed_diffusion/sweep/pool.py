@@ -50,9 +50,13 @@ class Display(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Pool:
-    """The cells that are left, those that run, and what became of the others."""
+    """The cells that are left, those that run, and what became of the others.
+
+    `places` are run; what cells of `known` took, the rest of the grid, tells how long these will.
+    """
 
     places: Sequence[Place]
+    known: Sequence[Place] = ()
     jobs: int
     memory_gib: float
     display: Display
@@ -69,12 +73,8 @@ class Pool:
         Raises:
             KeyboardInterrupt: somebody stopped the sweep; every run was stopped first.
         """
-        took = attempts(self.places[0].root) if self.places else {}
         self._waiting = [place for place in self.places if not place.finished]
-        for place in self.places:
-            past = took.get(place.cell.name, ())
-            if place.finished and past:
-                self._learn(place, sum(each["seconds"] for each in past))
+        self._clock = clock_of(self.known or self.places)
         with _stoppable():
             try:
                 while self._waiting or self._running:
@@ -143,6 +143,18 @@ class Pool:
             running.end()
             running.note("stopped", None)
         self._running.clear()
+
+
+def clock_of(places: Sequence[Place]) -> estimate.Clock:
+    """Return what the finished cells teach about how long others will take."""
+    clock = estimate.Clock()
+    took = attempts(places[0].root) if places else {}
+    for place in places:
+        past = took.get(place.cell.name, ())
+        if place.finished and past:
+            taken = sum(float(each["seconds"]) for each in past)
+            clock.learn(estimated=estimate.seconds(place.settings), taken=taken)
+    return clock
 
 
 def _largest_child_gib() -> float:

@@ -99,8 +99,10 @@ def made(value: object) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", COMMITTED, ids=[f"{path.parent.name}-{path.stem}" for path in COMMITTED])
 def test_no_committed_results_name_a_folder_of_the_machine_that_made_them(path: Path) -> None:
-    origins = list(made(json.loads(path.read_text(encoding="utf-8"))))
-    assert origins
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    assert {"command", "commit", "machine"} <= whole.keys()
+    assert isinstance(whole["records"], list)
+    origins = list(made(whole))
     for origin in origins:
         assert {"command", "commit", "machine"} <= origin.keys()
         module, *words = shlex.split(origin["command"].removeprefix("python -m "))

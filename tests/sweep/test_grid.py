@@ -113,7 +113,7 @@ def test_a_part_that_is_not_there_is_refused(only: list[str], words: str, tmp_pa
     cells = read_grid(write(tmp_path, FOUR)).cells()
     with pytest.raises(ConfigError, match=words) as caught:
         chosen(cells, only)
-    assert caught.value.key == "only"
+    assert caught.value.key == "--only"
 
 
 def test_overrides_are_set_in_every_cell_and_an_axis_wins_over_them(tmp_path: Path) -> None:

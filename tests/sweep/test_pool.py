@@ -20,7 +20,7 @@ from secure_fed_diffusion.errors import RunError
 from secure_fed_diffusion.sweep import pool as pools
 from secure_fed_diffusion.sweep import process
 from secure_fed_diffusion.sweep.command import find_places
-from secure_fed_diffusion.sweep.pool import Pool, Standing
+from secure_fed_diffusion.sweep.pool import Pool, Standing, clock_of
 from secure_fed_diffusion.sweep.process import Place, attempts
 from secure_fed_diffusion.sweep.progress import SweepProgress
 from secure_fed_diffusion.sweep.table import rows_of, write_csv
@@ -225,6 +225,18 @@ def test_what_is_left_is_told_by_the_cells_that_are_done(
     # four equal cells of at least 0.3 s: after the first, what is left is that of at most three
     took = [each[-1]["seconds"] for each in attempts(places[0].root).values()]
     assert max(float(standing.seconds_left or 0) for standing in learned) <= 4 * max(took) + 0.1
+
+
+def test_what_a_part_takes_is_told_by_the_whole_grid(
+    places: list[Place], play: Callable[..., list[list[str]]]
+) -> None:
+    play(pause=0.1)
+    run(places[:2])
+    assert clock_of(places[2:]).learned == 0
+    assert clock_of(places).learned == 2
+    _, recorder = run(places[2:], known=places)
+    assert recorder.seen[0].seconds_left is not None  # before the first of its own
+    assert {standing.cells for standing in recorder.seen} == {2}
 
 
 def test_a_row_has_every_figure_of_its_cell(
