@@ -141,15 +141,19 @@ def finding(records: Sequence[Record]) -> str:
         parts.extend(f"{label} moves it by {_points(moved)} points" for label, moved in others.items())
     elif others:
         low, high = min(others, key=others.__getitem__), max(others, key=others.__getitem__)
-        runs = " of a single run each" if {low, high} <= once else ""
+        ends = [f"({label}{', one run' * (label in once)})" for label in (low, high)]
         parts.append(
-            f"scenarios{runs} reach from {_points(others[low])} ({low}) to {_points(others[high])} points "
-            f"({high})"
+            f"scenarios reach from {_points(others[low])} {ends[0]} "
+            f"to {_points(others[high])} points {ends[1]}"
         )
-    private = next((v for (g, label), v in accuracy.items() if g == PRIVATE and "(base)" in label), None)
-    if private is not None:
+    private = {label: v for (g, label), v in accuracy.items() if g == PRIVATE and "(base)" in label}
+    for label, value in private.items():
         epsilon = next(r["epsilon"] for r in records if r["mode"] == "distributed")
-        parts.append(f"ε = {epsilon:g} moves the base by {_points(private - base)} points")
+        runs = " (one run)" if label in once else ""
+        parts.append(
+            f"private, by the recipe for ε = {epsilon:g}, "
+            f"the base is {_points(value - base)} points off{runs}"
+        )
     return "; ".join(parts)
 
 

@@ -73,13 +73,12 @@ def finding(records: Sequence[Record]) -> str:
             better = [f"{v} ({e.mean:+.1f})" for v, e in found.items() if e.clear and sign * e.mean > 0]
             worse = [f"{v} ({e.mean:+.1f})" for v, e in found.items() if e.clear and sign * e.mean < 0]
             parts.append(
-                f"{words} than the recipe by more than chance {', '.join(better) or 'none'}, the opposite "
+                f"{words} than the recipe {', '.join(better) or 'none'}, the opposite "
                 f"{', '.join(worse) or 'none'}"
             )
         n = sum(effect(records, v, epsilon) is not None for v in variants(records) if v != BASE)
-        sentences.append(
-            f"At ε = {epsilon:g}, {n} changes: {'; '.join(parts)}; the rest not told from chance."
-        )
+        sentences.append(f"At ε = {epsilon:g}, {n} changes: {'; '.join(parts)}.")
+    sentences.append("Named where a 95 % interval leaves out zero; none is widened for their number.")
     return " ".join(sentences)
 
 

@@ -5,9 +5,9 @@ gradient, rounds it to the integer grid and adds, in micro-batches as "auto" cho
 same with `vmap(grad)`; `opacus` clips and adds in float.  `plain` is the step of mode `none`, `diffusers`
 that of diffusers' example of unconditional training (its scheduler, its loss) with this network's labels.
 No optimiser step and no noise is in any of them.  They run in turns in one process, on the same records,
-each turn begun by another of them, since each is slowed by what the one before it left in the caches; a ratio
-is the median over the turns of the quotient within a turn, so that a machine that is busy for a while slows
-down both sides of it.  One thread is what each worker process of a run computes on.
+in orders in which each comes as often after every other, since it is slowed by what that left in the caches.
+A ratio is the median over the turns of the quotient within a turn, so that a machine that is busy for a while
+slows down both sides of it.  One thread is what each worker process of a run computes on.
 
 Memory is the highest sum of what PyTorch has allocated at once, over what stood before; what kernels
 allocate by themselves is not in it.
@@ -29,7 +29,7 @@ import itertools
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +52,7 @@ from secure_fed_diffusion.training.per_example import Records, by_vmap, micro_ba
 from secure_fed_diffusion.training.vectors import dimension, integer_sum
 
 MIN_REPETITIONS = 5
+_REPETITIONS = 10  # a whole set of orders of five actions
 CLIP_NORM = 0.05
 N_CLASSES = 10
 NOTE = (
@@ -84,7 +85,7 @@ CASES: Mapping[str, Case] = {
 
 
 def run(
-    *, repetitions: int = MIN_REPETITIONS, cases: Mapping[str, Case] = CASES, threads: int = 1
+    *, repetitions: int = _REPETITIONS, cases: Mapping[str, Case] = CASES, threads: int = 1
 ) -> dict[str, Any]:
     """Return {"ratios", "examples_per_second", "memory_bytes", "sizes", "repetitions", "note"}.
 
@@ -146,12 +147,18 @@ def _threads(wanted: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def balanced_orders(names: Sequence[str]) -> Iterator[list[str]]:
+    """Yield orders without end; in 2n of them each name comes twice after every other (Williams 1949)."""
+    n = len(names)
+    zigzag = [i // 2 + 1 if i % 2 else -(i // 2) for i in range(n)]  # 0, 1, -1, 2, -2, ...: all steps differ
+    rows = [[names[(place + shift) % n] for place in zigzag] for shift in range(n)]
+    yield from itertools.cycle([*rows, *(row[::-1] for row in rows)])
+
+
 def _in_turns(actions: Mapping[str, Action], repetitions: int) -> dict[str, list[float]]:
     """Return each action's seconds, turn by turn; the first turn pays for caches and is not counted."""
     samples: dict[str, list[float]] = {name: [] for name in actions}
-    order = list(actions)
-    for turn in range(repetitions + 1):
-        order.append(order.pop(0))
+    for turn, order in zip(range(repetitions + 1), balanced_orders(list(actions)), strict=False):
         for name in order:
             start = time.perf_counter()
             actions[name]()

@@ -125,9 +125,9 @@ def _utility_panels(
                 Key(label=f"floor {figure_text(floor)}: real against real", colour="muted", dash="4 2")
             )
         panels.append(paint_panel(paint_fid, title=f"FID, {against}", keys=tuple(keys)))
-    accuracies = [(key, line) for key, line in series.items() if names.is_accuracy(key)]
+    accuracies = [(key, line) for key, line in series.items() if _moves(key)]
     if accuracies:
-        shown = list(zip(accuracies, _ACCURACY_COLOURS, strict=False))
+        shown = list(zip(accuracies, _ACCURACY_COLOURS, strict=False))  # of prototypes and three classifiers
 
         def paint_accuracy(axes: Axes) -> None:
             for i, ((key, line), colour) in enumerate(shown):
@@ -144,6 +144,11 @@ def _utility_panels(
         ]
         panels.append(paint_panel(paint_accuracy, title=f"Accuracy, {against}", keys=tuple(keys)))
     return panels
+
+
+def _moves(key: str) -> bool:
+    """Whether an accuracy changes from round to round: that of what the warm-up released does not."""
+    return names.is_accuracy(key) and key != names.CLASS_MEANS_ACCURACY
 
 
 def _utility_finding(run: RunFolder) -> str:

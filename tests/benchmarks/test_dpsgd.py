@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
+from collections import Counter
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def figures() -> dict[str, object]:
-    return dpsgd.run(cases=CASES, threads=1)
+    return dpsgd.run(cases=CASES, repetitions=5)
 
 
 def test_every_case_has_its_ratios_rates_and_memory(figures: dict) -> None:
@@ -53,11 +55,18 @@ def test_a_ratio_is_the_median_of_the_quotients_of_each_turn() -> None:
     assert dpsgd._quotient(turns, "slow", "fast") == 3.0
 
 
-def test_every_turn_is_begun_by_another() -> None:
+def test_every_action_comes_as_often_after_every_other() -> None:
+    orders = list(itertools.islice(dpsgd.balanced_orders("abcde"), dpsgd._REPETITIONS))
+    assert {"".join(sorted(order)) for order in orders} == {"abcde"}
+    pairs = Counter(pair for order in orders for pair in itertools.pairwise(order))
+    assert pairs == dict.fromkeys(itertools.permutations("abcde", 2), 2)
+
+
+def test_the_first_turn_is_not_counted() -> None:
     called: list[str] = []
     actions = {name: lambda name=name: called.append(name) for name in "abc"}
     found = dpsgd._in_turns(actions, 5)
-    assert "".join(called) == "bcacababcbcacababc"
+    assert len(called) == 6 * 3
     assert {name: len(taken) for name, taken in found.items()} == {"a": 5, "b": 5, "c": 5}
 
 

@@ -39,7 +39,7 @@ def test_the_grids_hold_what_the_readme_promises(tmp_path: Path) -> None:
         assert (len(places), len(jobs)) == (cells, baselines)
         assert len({job.name for job in jobs}) == len(jobs)
         assert all(place.settings.federation.masked for place in places)
-    assert "Fashion-MNIST 21 cells and 10 baselines" in readme
+    assert "Fashion-MNIST, 21 cells and 10 baselines" in readme
     assert "165,492 parameters" in readme
 
 
@@ -188,12 +188,10 @@ def test_the_title_is_computed_from_the_numbers() -> None:
     said = figure.finding(records())
     assert "MNIST: TSTR of the base scenario 60.0% ± 2.5 over seeds" in said
     assert "all records in one place 80.0%, hospitals alone 30.0% on average" in said
-    assert (
-        "scenarios of a single run each reach from -15.0 (50 clients, β = 0.1) to +2.0 points (IID)" in said
-    )
+    assert "from -15.0 (50 clients, β = 0.1, one run) to +2.0 points (IID, one run)" in said
     again = [*records(), record("none", 0.62, replace(BASE, beta=None), seed=1)]
-    assert "scenarios reach from -15.0" in figure.finding(again)
-    assert "ε = 10 moves the base by -20.0 points" in said
+    assert "(50 clients, β = 0.1, one run) to +2.0 points (IID);" in figure.finding(again)
+    assert "private, by the recipe for ε = 10, the base is -20.0 points off (one run)" in said
     assert figure.finding([record("pooled", 0.5)]) == "Too few cells for a comparison"
 
 
@@ -246,6 +244,16 @@ def test_the_page_of_a_data_set_is_its_figure_and_its_part_of_the_readme(tmp_pat
     run.write_pages(readme, "mnist", path)
     assert "stale" not in readme.read_text()
     assert "](mnist_figure.png)\n<!-- end of mnist -->" in readme.read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in run.SETS if run.results_file(name).exists()])
+def test_the_readme_holds_the_table_of_the_committed_results(name: str, tmp_path: Path) -> None:
+    text, copy = (run.HERE / "README.md").read_text(encoding="utf-8"), tmp_path / "README.md"
+    copy.write_text(text, encoding="utf-8")
+    path = run.results_file(name)
+    results = json.loads(path.read_text(encoding="utf-8"))
+    into_readme(copy, name, table.markdown(results, figure.beside(path).name))
+    assert copy.read_text(encoding="utf-8") == text
 
 
 @pytest.mark.slow

@@ -158,3 +158,13 @@ def test_the_table_marks_the_best_and_says_where_a_simpler_method_wins(tmp_path:
     assert "**65.0 % ± 2.5**" in row
     row = next(line for line in text.splitlines() if line.startswith("| 50 clients"))
     assert row.startswith("| 50 clients | 10 | +30.0 ± 2.5 | -8")
+
+
+def test_the_readme_holds_the_tables_of_the_committed_results(tmp_path: Path) -> None:
+    text, copy = (table.HERE / "README.md").read_text(encoding="utf-8"), tmp_path / "README.md"
+    copy.write_text(text, encoding="utf-8")
+    for mark, name in (("results", "results.json"), ("quick", "quick_results.json")):
+        if (table.HERE / name).exists():
+            committed = json.loads((table.HERE / name).read_text(encoding="utf-8"))
+            into_readme(copy, mark, table.markdown(committed))
+    assert copy.read_text(encoding="utf-8") == text
