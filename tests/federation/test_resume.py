@@ -30,7 +30,12 @@ def test_an_interrupted_run_goes_on_with_the_same_ledger(tmp_path: Path) -> None
     summary = finish(resumed)
     assert summary["finished"]
     assert (folder / "ledger.jsonl").read_bytes().startswith(before)
-    assert [line["round"] for line in read_lines(folder / "metrics.jsonl")] == [1, 2, 3, 4]
+    lines = read_lines(folder / "metrics.jsonl")
+    assert [line["round"] for line in lines] == [1, 2, 3, 4]
+    measured = {line["round"]: line["class_means_accuracy"] for line in lines if "prototype_accuracy" in line}
+    assert min(measured) == 1  # before the stop
+    assert max(measured) == 4
+    assert len(set(measured.values())) == 1  # what the warm-up released is the same after it
 
 
 def test_a_round_that_left_before_the_kill_is_paid_for_twice(tmp_path: Path) -> None:
