@@ -320,8 +320,12 @@ def test_a_micro_batch_whose_records_depend_on_their_place_in_their_group_is_see
 ) -> None:
     model = KNOWN["a kernel"]().float()
     facts: dict[str, Any] = {"image_shape": (1, 8, 8), "n_classes": 3, "size": 16}
-    monkeypatch.setattr(per_example, "ROWS_BYTES", 4 * 4 * dimension(model))
-    assert is_position_independent(model, OBJECTIVE, **facts)
+    for each in (4, 8, 16):  # which size suits the kernels is the machine's: on one with AVX-512, 4 does not
+        monkeypatch.setattr(per_example, "ROWS_BYTES", each * 4 * dimension(model))
+        assert at_once(model, 16) == each
+        if suits := is_position_independent(model, OBJECTIVE, **facts):
+            break
+    assert suits
     honest = Rows.add
 
     def with_an_edge(self: Rows, parameter: Tensor, values: Tensor) -> None:
