@@ -5,8 +5,8 @@ Whatever is done under a folder is not done again: a driver that was stopped is 
     whole = sweep(grid, out, sweep_options(jobs=2, memory=None, overrides=["run.device=cpu"]))
     records = finished_cells(grid, out, ["run.device=cpu"])
 
-A grid too long for one machine, or one day, is run in parts (`only`): `gathered` keeps the records of the
-other parts from the results that are committed, as long as they are of the same settings.
+A grid too long for one machine, or one day, is run in parts (`only`): `kept_records` takes the records of the
+other parts from the results that are there, as long as they are of the same settings; `gathered` joins them.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
         [--collect | --table]
 
 A finished cell is not run again, a stopped one goes on.  `--only` runs a part of the grid; the results keep
-what they have of its other cells, if it is of the same settings.  `--collect` writes what is finished so far
-and runs nothing; `--table` writes the README again from the results alone.
+what they have of its other cells.  Those of other settings stop the call before any work, `--fresh` leaves
+them out.  `--collect` writes what is finished so far and runs nothing; `--table` writes the README
+again from the results alone.
 """
 
 from __future__ import annotations
