@@ -3,10 +3,10 @@
     SFD_DATA_DIR=/path/to/data python -m experiments.recipe_ablation.run [--only seed=0]
         [--collect | --table]
 
-A finished cell is not run again, a stopped one goes on.  `--only` runs a part of the grid; the results keep
-what they have of its other cells.  Those of other settings stop the call before any work, `--fresh` leaves
-them out.  `--collect` writes what is finished so far and runs nothing; `--table` writes figure and README
-again from the results alone.
+Cells that agree on their warm-up begin with one and the same (`warmups.py`).  A finished cell is not run
+again, a stopped one goes on.  `--only` runs a part of the grid; the results keep what they have of its other
+cells.  Those of other settings stop the call before any work, `--fresh` leaves them out.  `--collect` writes
+what is finished so far and runs nothing; `--table` writes figure and README again from the results alone.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.recipe_ablation import figure, table
+from experiments.recipe_ablation import figure, table, warmups
 from experiments.results import into_readme, origin
 from experiments.sweeping import gathered, kept_records, sweep, sweep_options
+from secure_fed_diffusion.sweep.command import find_places
+from secure_fed_diffusion.sweep.grid import chosen
 
 HERE = Path(__file__).parent
 
@@ -44,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.table:
         kept = kept_records(arguments.grid, arguments.overrides, arguments.results, fresh=arguments.fresh)
         if not arguments.collect:
+            cells = find_places(arguments.grid, arguments.out, tuple(arguments.overrides), full=False)
+            mine = {cell.name for cell in chosen([place.cell for place in cells], tuple(arguments.only))}
+            warmups.begin(
+                [place for place in cells if place.cell.name in mine], arguments.out / "stems", arguments.jobs
+            )
             options = sweep_options(
                 jobs=arguments.jobs,
                 memory=arguments.memory,
