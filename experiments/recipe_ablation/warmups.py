@@ -117,7 +117,7 @@ def begin_at(stem: Stem, place: Place) -> None:
             f"{stem.folder.root} has no checkpoint: remove it and the .json beside it, and begin anew"
         )
     place.write_config()
-    fresh = place.folder.with_suffix(".new")
+    fresh = place.folder.with_name(f"{place.folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.parent.mkdir(parents=True, exist_ok=True)
     run = prepare(place.settings, fresh, config_text=config.dump(place.settings))

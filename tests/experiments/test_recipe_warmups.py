@@ -67,8 +67,10 @@ def test_where_files_lie_is_not_in_its_name(tmp_path: Path) -> None:
 
 
 def test_a_cell_begins_with_its_stems_sums_and_weights_and_pays_for_them(tmp_path: Path) -> None:
-    plain = place(tmp_path, "plain")
-    other = place(tmp_path, "other", "modes.central.server.optimizer=sgd", "modes.central.learning_rate=0.1")
+    plain = place(tmp_path, "epsilon-0.1")
+    other = place(
+        tmp_path, "epsilon-0.2", "modes.central.server.optimizer=sgd", "modes.central.learning_rate=0.1"
+    )
     begin([plain, other], tmp_path / "stems", workers=1)
     stem = Stem(settings=plain.settings, root=tmp_path / "stems")
     warm = checkpoint.load(stem.folder.checkpoint)
