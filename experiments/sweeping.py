@@ -6,14 +6,15 @@ Whatever is done under a folder is not done again: a driver that was stopped is 
     records = finished_cells(grid, out, ["run.device=cpu"])
 
 A grid too long for one machine, or one day, is run in parts (`only`): `kept_records` takes the records of the
-other parts from the results that are there, as long as they are of the same settings; `gathered` joins them.
+other parts from the results that are there, as long as they are of the same settings (`cell_digests`, or the
+jobs' own); `gathered` and `joined` put old and new together.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import subprocess
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +24,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from experiments.command import run_to_its_end
 from secure_fed_diffusion import config
 from secure_fed_diffusion.federation.settings import MachineSettings, RunSettings
 from secure_fed_diffusion.sweep.command import find_places
-from secure_fed_diffusion.sweep.process import Place, attempts
+from secure_fed_diffusion.sweep.process import attempts
 from secure_fed_diffusion.sweep.table import rows_of
 
 Record = dict[str, Any]
@@ -60,10 +62,10 @@ def sweep(grid: Path, out: Path, options: Sequence[str]) -> bool:
         SystemExit: it was stopped, or the grid is wrong; the message is above.
     """
     command = [sys.executable, "-m", "secure_fed_diffusion.cli", "sweep", str(grid), "--out", str(out)]
-    done = subprocess.run([*command, "--resume", *options], check=False)
-    if done.returncode not in (0, 1):
-        raise SystemExit(done.returncode)
-    return done.returncode == 0
+    status = run_to_its_end([*command, "--resume", *options])
+    if status not in (0, 1):
+        raise SystemExit(status)
+    return status == 0
 
 
 def finished_cells(
@@ -74,18 +76,22 @@ def finished_cells(
     return [jsonable(row) for row in rows if row["status"] == "finished"]
 
 
-def kept_records(
-    grid: Path, overrides: Sequence[str], results: Path, *, fresh: bool = False
-) -> dict[str, Record]:
-    """Return by cell what the results hold of the grid's cells as they are set now; asked before any work.
+def cell_digests(grid: Path, overrides: Sequence[str], *, full: bool = False) -> dict[str, str]:
+    """Return by cell, in the order of the grid, the digest of the settings that it has now."""
+    places = find_places(grid, Path(), tuple(overrides), full=full)
+    return {place.cell.name: settings_digest(place.settings) for place in places}
+
+
+def kept_records(digests: Mapping[str, str], results: Path, *, fresh: bool = False) -> dict[str, Record]:
+    """Return by cell what the results hold under the digests that are wanted now; asked before any work.
 
     Raises:
         SystemExit: they hold records of other settings, which would be lost; `fresh` leaves those out.
     """
     if not results.exists():
         return {}
-    digests = {p.cell.name: settings_digest(p.settings) for p in _places(grid, Path(), overrides)}
-    before = {r["cell"]: r for r in json.loads(results.read_text(encoding="utf-8"))["records"]}
+    records = json.loads(results.read_text(encoding="utf-8"))["records"]
+    before = {r.get("cell", f"record {number}"): r for number, r in enumerate(records, start=1)}
     kept = {name: r for name, r in before.items() if name in digests and r.get("settings") == digests[name]}
     if lost := sorted(before.keys() - kept.keys()):
         if not fresh:
@@ -98,29 +104,45 @@ def kept_records(
 
 
 def gathered(
-    grid: Path, out: Path, overrides: Sequence[str], *, kept: Mapping[str, Record], commit: str
+    grid: Path,
+    out: Path,
+    overrides: Sequence[str],
+    *,
+    kept: Mapping[str, Record],
+    commit: str,
+    full: bool = False,
 ) -> list[Record]:
     """Return the finished cells of `out` and, of the grid's other cells, the records that were kept.
 
-    A record names the commit that it was collected at and the digest of the settings that its cell was BEGUN
-    with: a cell of `out` with other settings than the grid has now is left out, with a line that says so.
+    A cell counts by the settings that it was BEGUN with: one of `out` with other settings than the grid has
+    now is left out, with a line that says so.
     """
-    found = {record["cell"]: record for record in finished_cells(grid, out, overrides)}
-    records = []
-    for place in _places(grid, out, overrides):
-        name, digest = place.cell.name, settings_digest(place.settings)
-        record = kept.get(name, {})
-        if name in found and settings_digest(config.load(place.folder / "config.toml")) != digest:
+    digests = cell_digests(grid, overrides, full=full)
+    found = {record["cell"]: record for record in finished_cells(grid, out, overrides, full=full)}
+    for place in find_places(grid, out, tuple(overrides), full=full):
+        name = place.cell.name
+        if name in found and settings_digest(config.load(place.folder / "config.toml")) != digests[name]:
             print(f"left out: {place.folder} was begun with other settings than the grid's", file=sys.stderr)
-        elif name in found:
+            del found[name]
+    return joined(found, digests, kept=kept, commit=commit)
+
+
+def joined(
+    found: Mapping[str, Record], digests: Mapping[str, str], *, kept: Mapping[str, Record], commit: str
+) -> list[Record]:
+    """Return for each name what was found now, or else what was kept; in the order of `digests`.
+
+    A record names the digest of its settings and the commit that it was collected at, which stays where
+    nothing else of it changed.
+    """
+    records = []
+    for name, digest in digests.items():
+        record = kept.get(name)
+        if name in found:
             now = {**found[name], "settings": digest, "commit": commit}
-            record = record if {**record, "commit": commit} == now else now
-        records += [record] if record else []
+            record = record if record is not None and {**record, "commit": commit} == now else now
+        records += [record] if record is not None else []
     return records
-
-
-def _places(grid: Path, out: Path, overrides: Sequence[str]) -> list[Place]:
-    return find_places(grid, out, tuple(overrides), full=False)
 
 
 def settings_digest(settings: RunSettings) -> str:
@@ -147,7 +169,10 @@ def each_once(jobs: Sequence[Job], measure: Callable[[Job], Record], out: Path, 
     left = [job for job in jobs if not (out / f"{job.name}.json").exists()]
     began = time.perf_counter()
     if left:
-        with ProcessPoolExecutor(max(1, workers)) as pool:
+        # Ctrl-C ends the workers at once: what they had not finished is computed again
+        with ProcessPoolExecutor(
+            max(1, workers), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_DFL)
+        ) as pool:
             waiting = {pool.submit(measure, job): job for job in left}
             for done, finished in enumerate(as_completed(waiting), start=1):
                 path = out / f"{waiting[finished].name}.json"

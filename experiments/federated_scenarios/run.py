@@ -24,6 +24,7 @@ from typing import Any
 
 import tomli_w
 
+from experiments.command import finish
 from experiments.federated_scenarios import figure, table
 from experiments.federated_scenarios.alone import Job, measure
 from experiments.federated_scenarios.scenario import Scenario
@@ -173,4 +174,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    finish(main)

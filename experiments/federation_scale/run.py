@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from experiments.command import finish
 from experiments.results import origin
 from secure_fed_diffusion.secagg import population
 
@@ -146,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

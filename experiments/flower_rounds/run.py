@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.command import finish
 from experiments.flower_rounds import figure, parts, table
 from experiments.flower_rounds.deployment import Deployment
 from experiments.results import into_readme, origin
@@ -146,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

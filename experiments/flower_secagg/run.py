@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.command import finish
 from experiments.flower_secagg import digits
 from experiments.results import into_readme, origin
 
@@ -162,4 +163,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.command import finish
 from experiments.mnist_cpu.run import FIGURES, GRIDS, row
 from experiments.results import into_readme, origin
 from experiments.sweeping import each_once
@@ -98,4 +99,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

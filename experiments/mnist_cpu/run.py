@@ -21,8 +21,9 @@ from typing import Any
 
 from scipy import stats
 
+from experiments.command import finish
 from experiments.results import into_readme, origin, origin_text
-from experiments.sweeping import gathered, kept_records, sweep, sweep_options
+from experiments.sweeping import cell_digests, gathered, kept_records, sweep, sweep_options
 
 HERE = Path(__file__).parent
 GRIDS = {
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = arguments.out or Path("runs") / ("mnist_cpu" + f"_{arguments.grid}" * (arguments.grid != "grid"))
     results = arguments.results or HERE / GRIDS[arguments.grid]
     if not arguments.table:
-        kept = kept_records(grid, arguments.overrides, results, fresh=arguments.fresh)
+        kept = kept_records(cell_digests(grid, arguments.overrides), results, fresh=arguments.fresh)
         if not arguments.collect:
             options = sweep_options(jobs=1, memory=None, overrides=arguments.overrides, only=arguments.only)
             if not sweep(grid, out, options):
@@ -116,4 +117,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

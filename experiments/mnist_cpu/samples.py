@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.command import finish
 from experiments.results import into_readme, origin
 from secure_fed_diffusion import config
 from secure_fed_diffusion.data.datasets import ImageSet, load
@@ -105,4 +106,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from experiments.command import finish, run_to_its_end
 from experiments.results import command_line, commit, machine
 from secure_fed_diffusion import config
 from secure_fed_diffusion.federation.settings import MODES
@@ -50,9 +51,8 @@ def run_mode(mode: str, out: Path, overrides: list[str]) -> dict[str, Any]:
         else:
             out.mkdir(parents=True, exist_ok=True)
             (out / f"{mode}.commit").write_text(commit(), encoding="utf-8")
-        done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
-        if done.returncode:
-            raise SystemExit(f"mode {mode} ended with status {done.returncode}; its message is above")
+        if status := run_to_its_end(command, stdout=subprocess.DEVNULL):
+            raise SystemExit(f"mode {mode} ended with status {status}; its message is above")
     print(f"{mode}: done", flush=True)
     return {**read(summary), "commit": (out / f"{mode}.commit").read_text(encoding="utf-8")}
 
@@ -122,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.command import finish
 from experiments.mnist_first.run import device, read, record
 from experiments.results import command_line, commit, machine
 from secure_fed_diffusion import config
@@ -123,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

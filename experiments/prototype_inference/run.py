@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from experiments.command import finish
 from experiments.prototype_inference import figure, masked, table
 from experiments.prototype_inference.federated import (
     Classifier,
@@ -286,4 +287,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

@@ -18,9 +18,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.command import finish
 from experiments.recipe_ablation import figure, table, warmups
 from experiments.results import into_readme, origin
-from experiments.sweeping import gathered, kept_records, sweep, sweep_options
+from experiments.sweeping import cell_digests, gathered, kept_records, sweep, sweep_options
 from secure_fed_diffusion.sweep.command import find_places
 from secure_fed_diffusion.sweep.grid import chosen
 
@@ -44,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     whole = True
     if not arguments.table:
-        kept = kept_records(arguments.grid, arguments.overrides, arguments.results, fresh=arguments.fresh)
+        kept = kept_records(
+            cell_digests(arguments.grid, arguments.overrides), arguments.results, fresh=arguments.fresh
+        )
         if not arguments.collect:
             cells = find_places(arguments.grid, arguments.out, tuple(arguments.overrides), full=False)
             mine = {cell.name for cell in chosen([place.cell for place in cells], tuple(arguments.only))}
@@ -72,4 +75,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    finish(main)

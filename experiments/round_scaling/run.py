@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.command import finish
 from experiments.results import origin
 from secure_fed_diffusion import config
 from secure_fed_diffusion.engines.in_process import InProcessEngine
@@ -152,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

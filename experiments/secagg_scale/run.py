@@ -19,6 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from experiments.command import finish
 from experiments.results import origin
 from experiments.secagg_scale import figure, memory
 from secure_fed_diffusion import secagg
@@ -114,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

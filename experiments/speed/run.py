@@ -18,6 +18,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from experiments.command import finish
 from experiments.results import into_readme, origin
 
 HERE = Path(__file__).parent
@@ -102,4 +103,4 @@ def main(argv: Sequence[str] | None = None, *, measured: Callable[[str], Figures
 
 
 if __name__ == "__main__":
-    main()
+    finish(main)

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.command import finish
 from experiments.results import into_readme, origin
 from experiments.sweeping import each_once
 from experiments.tradeoff.baselines.measure import Job, measure
@@ -74,4 +75,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    finish(main)

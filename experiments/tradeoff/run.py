@@ -3,9 +3,12 @@
     SFD_DATA_DIR=/path/to/data python -m experiments.tradeoff.run      # MNIST, the cells that grid.toml keeps
     python -m experiments.tradeoff.run --quick                         # scikit-learn's digits
     python -m experiments.tradeoff.run --full                          # every cell of the product
+    python -m experiments.tradeoff.run --only seed=1                   # a part; of the simpler methods, too
+    python -m experiments.tradeoff.run --only mode=dp_merf
     python -m experiments.tradeoff.run --collect                       # what is finished so far, run nothing
 
-Whatever is done under --out is not done again: stop it and start it anew at will.
+Whatever is done under --out is not done again: stop it and start it anew at will.  The results keep what they
+have of other parts; records of other settings stop the call before any work, `--fresh` leaves them out.
 """
 
 from __future__ import annotations
@@ -14,18 +17,28 @@ import argparse
 import json
 import os
 import sys
-import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.command import finish
 from experiments.results import into_readme, origin
-from experiments.sweeping import each_once, finished_cells, finished_jobs, sweep, sweep_options
+from experiments.sweeping import (
+    cell_digests,
+    each_once,
+    finished_jobs,
+    gathered,
+    joined,
+    kept_records,
+    sweep,
+    sweep_options,
+)
 from experiments.tradeoff import figure, table
 from experiments.tradeoff.baselines.measure import METHODS, Job, measure
 from secure_fed_diffusion import config
-from secure_fed_diffusion.sweep.grid import read_grid
+from secure_fed_diffusion.errors import ConfigError
+from secure_fed_diffusion.sweep.grid import Cell, chosen, read_grid
 
 HERE = Path(__file__).parent
 
@@ -34,13 +47,46 @@ def jobs_of(recipes: Mapping[str, Any], base: Path, overrides: Sequence[str], *,
     """Return the baselines of one data set: every method at every ε and seed."""
     settings = config.load(base, overrides)
     mine = recipes[settings.data.name]
-    chosen = mine["epsilons_full"] if full and "epsilons_full" in mine else mine["epsilons"]
+    epsilons = mine["epsilons_full"] if full and "epsilons_full" in mine else mine["epsilons"]
     return [
         Job(method=method, epsilon=float(epsilon), seed=seed, settings=settings, recipe=mine.get(method, {}))
         for seed in mine["seeds"]
-        for epsilon in chosen
+        for epsilon in epsilons
         for method in METHODS
     ]
+
+
+def part(
+    cells: Sequence[Cell], jobs: Sequence[Job], only: Sequence[str]
+) -> tuple[tuple[str, ...] | None, list[Job]]:
+    """Return what `only` leaves: the words for `sfd sweep`, None where it leaves no cell, and the jobs.
+
+    A simpler method stands on the axes as a mode does, at no number of clients.
+
+    Raises:
+        ConfigError: a word names an axis or a value that neither has, or nothing is left.
+    """
+    places = dict.fromkeys(cells[0].axes, "-")
+    stand_ins = [
+        Cell(
+            name=job.name,
+            axes={**places, "mode": job.method, "epsilon": job.epsilon, "seed": job.seed},
+            overrides=(),
+        )
+        for job in jobs
+    ]
+    mine = chosen([*cells, *stand_ins], only)
+    names = {cell.name for cell in mine}
+    swept = [cell for cell in cells if cell.name in names]
+    words = tuple(word for word in only if _names_some(swept, word)) if swept else None
+    return words, [job for job in jobs if job.name in names]
+
+
+def _names_some(cells: Sequence[Cell], word: str) -> bool:
+    try:
+        return bool(chosen(cells, (word,)))
+    except ConfigError:
+        return False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,27 +104,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory", type=float, help="GiB for all cells together")
     parser.add_argument("--collect", action="store_true", help="write what is finished so far, run nothing")
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="section.key=value")
+    parser.add_argument("--only", action="append", default=[], metavar="axis=value", help="this part alone")
+    parser.add_argument("--fresh", action="store_true", help="leave out results of other settings")
     arguments = parser.parse_args(argv)
     stem = "quick_" if arguments.quick else ""
     grid = arguments.grid or HERE / ("quick.toml" if arguments.quick else "grid.toml")
     out = arguments.out or Path("runs") / ("tradeoff_quick" if arguments.quick else "tradeoff")
     results_json = arguments.results or HERE / f"{stem}results.json"
-    options = sweep_options(jobs=arguments.jobs, memory=arguments.memory, overrides=arguments.overrides)
-    options += ["--full"] if arguments.full else []
-    began = time.perf_counter()
-    whole = arguments.collect or sweep(grid, out / "sweep", options)
-    read = read_grid(grid, tuple(arguments.overrides))
+    overrides, full = tuple(arguments.overrides), arguments.full
+    read = read_grid(grid, overrides)
     recipes = tomllib.loads(arguments.recipes.read_text(encoding="utf-8"))
-    simple = jobs_of(recipes, read.base, read.settings, full=arguments.full)
-    records = finished_cells(grid, out / "sweep", arguments.overrides, full=arguments.full)
-    records += (
-        finished_jobs(simple, out / "baselines")
-        if arguments.collect
-        else each_once(simple, measure, out / "baselines", arguments.jobs)
-    )
+    simple = jobs_of(recipes, read.base, read.settings, full=full)
+    simple_digests = {job.cell: job.digest for job in simple}
+    words, jobs = part(read.cells(full=full), simple, arguments.only)
+    digests = cell_digests(grid, overrides, full=full) | simple_digests
+    kept = kept_records(digests, results_json, fresh=arguments.fresh)
+    whole = True
+    if not arguments.collect:
+        if words is not None:
+            options = sweep_options(
+                jobs=arguments.jobs, memory=arguments.memory, overrides=overrides, only=words
+            )
+            whole = sweep(grid, out / "sweep", [*options, *["--full"] * full])
+        each_once(jobs, measure, out / "baselines", arguments.jobs)
+    made = origin("experiments.tradeoff.run", sys.argv[1:] if argv is None else argv)
+    found = {record["cell"]: record for record in finished_jobs(simple, out / "baselines")}
+    records = [
+        *gathered(grid, out / "sweep", overrides, kept=kept, commit=made["commit"], full=full),
+        *joined(found, simple_digests, kept=kept, commit=made["commit"]),
+    ]
     results = {
-        **origin("experiments.tradeoff.run", sys.argv[1:] if argv is None else argv),
-        "minutes_of_this_call": round((time.perf_counter() - began) / 60, 1),
+        **made,
         "minutes_of_all_cells_one_after_another": round(sum(r["seconds"] for r in records) / 60, 1),
         "records": records,
     }
@@ -91,4 +147,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    finish(main)

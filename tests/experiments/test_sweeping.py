@@ -10,7 +10,7 @@ import pytest
 
 from experiments import sweeping
 from experiments.results import origin_text
-from experiments.sweeping import gathered, kept_records, sweep_options
+from experiments.sweeping import cell_digests, gathered, kept_records, sweep_options
 from secure_fed_diffusion import config
 from secure_fed_diffusion.sweep.command import find_places
 from tests.federation.small import CONFIG
@@ -38,7 +38,7 @@ def finish(grid: Path, monkeypatch: pytest.MonkeyPatch):
             place.folder.mkdir(parents=True, exist_ok=True)
             (place.folder / "config.toml").write_text(config.dump(place.settings), encoding="utf-8")
         records = [{"cell": f"seed-{seed}", "seed": seed, "seconds": seconds} for seed in seeds]
-        monkeypatch.setattr(sweeping, "finished_cells", lambda *_: records)
+        monkeypatch.setattr(sweeping, "finished_cells", lambda *_, **__: records)
         return out
 
     return go
@@ -51,7 +51,7 @@ def written(path: Path, records: list[dict[str, Any]]) -> Path:
 
 def test_parts_run_apart_make_the_whole_in_the_order_of_the_grid(grid: Path, finish, tmp_path: Path) -> None:
     first = gathered(grid, finish(tmp_path / "here", 1, 2), (), kept={}, commit="a")
-    kept = kept_records(grid, (), written(tmp_path / "results.json", first))
+    kept = kept_records(cell_digests(grid, ()), written(tmp_path / "results.json", first))
     both = gathered(grid, finish(tmp_path / "there", 0), (), kept=kept, commit="b")
     assert [(record["cell"], record["commit"]) for record in both] == [
         ("seed-0", "b"),
@@ -68,7 +68,7 @@ def test_where_a_cell_is_computed_is_not_what_it_is(grid: Path, finish, tmp_path
     first = gathered(grid, finish(tmp_path / "here", 0, 1, 2), (), kept={}, commit="a")
     results = written(tmp_path / "results.json", first)
     elsewhere = ("run.device=cuda", "run.workers=auto", 'data.directory="/elsewhere"')
-    assert list(kept_records(grid, elsewhere, results).values()) == first
+    assert list(kept_records(cell_digests(grid, elsewhere), results).values()) == first
 
 
 def test_what_is_collected_again_keeps_its_commit_unless_it_was_run_again(
@@ -98,12 +98,12 @@ def test_records_of_other_settings_are_lost_only_where_that_is_asked_for(
     gone = {"cell": "seed-9", "settings": "x"}  # no axis has it
     results = written(tmp_path / "results.json", [*first, gone])
     with pytest.raises(SystemExit, match=r"1 records of other settings .* as seed-9"):
-        kept_records(grid, (), results)
+        kept_records(cell_digests(grid, ()), results)
     with pytest.raises(SystemExit, match="3 records of other settings"):
-        kept_records(grid, ("sampler.steps=3",), results)
-    assert list(kept_records(grid, (), results, fresh=True).values()) == first
+        kept_records(cell_digests(grid, ("sampler.steps=3",)), results)
+    assert list(kept_records(cell_digests(grid, ()), results, fresh=True).values()) == first
     assert capsys.readouterr().err.strip().endswith(": seed-9")
-    assert kept_records(grid, (), tmp_path / "nothing.json") == {}
+    assert kept_records(cell_digests(grid, ()), tmp_path / "nothing.json") == {}
 
 
 def test_the_part_is_handed_on_to_the_sweep() -> None:

@@ -19,11 +19,13 @@ from secure_fed_diffusion import config
 from secure_fed_diffusion.data.datasets import ImageSet, load
 from secure_fed_diffusion.data.facts import facts
 from secure_fed_diffusion.data.settings import DataSettings
+from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.evaluation.prototypes import nearest_mean_accuracy
 from secure_fed_diffusion.federation.prepare import plan_for
 from secure_fed_diffusion.federation.workbench import Workbench
 from secure_fed_diffusion.sweep import estimate
 from secure_fed_diffusion.sweep.command import find_places
+from secure_fed_diffusion.sweep.grid import read_grid
 from tests.federation.small import CONFIG
 
 N_CLASSES = 10
@@ -226,6 +228,46 @@ def test_a_baseline_is_measured_like_a_cell_of_the_sweep() -> None:
     assert {"tstr_cnn", "prototype_accuracy", "fid_lenet32_digits", "fid_floor_lenet32_digits"} <= set(found)
 
 
+def jobs(*epsilons: float) -> list[Job]:
+    settings = config.parse("")
+    return [
+        Job(method=method, epsilon=epsilon, seed=seed, settings=settings)
+        for seed in (0, 1)
+        for epsilon in epsilons
+        for method in ("class_means", "dp_merf")
+    ]
+
+
+def test_a_part_is_of_the_sweep_of_the_simpler_methods_or_of_both() -> None:
+    cells = read_grid(run.HERE / "quick.toml").cells()
+    words, some = run.part(cells, jobs(1.0, 10.0), [])
+    assert (words, len(some)) == ((), 8)
+    words, some = run.part(cells, jobs(1.0, 10.0), ["seed=1", "epsilon=10"])
+    assert words == ("seed=1", "epsilon=10")
+    assert {(job.seed, job.epsilon) for job in some} == {(1, 10.0)}
+    words, some = run.part(cells, jobs(1.0, 10.0), ["mode=dp_merf", "epsilon=1"])
+    assert words is None
+    assert {(job.method, job.epsilon) for job in some} == {("dp_merf", 1.0)}
+    words, some = run.part(cells, jobs(1.0, 10.0), ["mode=central", "mode=dp_merf", "seed=0"])
+    assert words == ("mode=central", "seed=0")
+    assert {(job.method, job.seed) for job in some} == {("dp_merf", 0)}
+    assert run.part(cells, jobs(1.0), ["clients=24"]) == (("clients=24",), [])
+    with pytest.raises(ConfigError, match=r"expected mode= one of .*dp_merf"):
+        run.part(cells, jobs(1.0), ["mode=nonsense"])
+
+
+def test_a_simpler_methods_record_is_known_by_what_decides_it() -> None:
+    def digest(recipe: dict[str, Any], *overrides: str) -> str:
+        settings = config.parse("", list(overrides))
+        return Job(method="dp_merf", epsilon=1.0, seed=0, settings=settings, recipe=recipe).digest
+
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}, 'data.directory="/elsewhere"')
+    assert digest({"a": 1}) != digest({"a": 2})
+    assert digest({"a": 1}) == digest({"a": 1}, "sampler.steps=7", "modes.central.rounds=3")  # a network's
+    for decisive in ("evaluation.samples=90", "privacy.delta=1e-6", "federation.declared_records=7"):
+        assert digest({"a": 1}) != digest({"a": 1}, decisive)
+
+
 @pytest.mark.slow
 def test_two_cells_and_the_baselines_give_results_and_a_figure(tmp_path: Path) -> None:
     (tmp_path / "base.toml").write_text(CONFIG, encoding="utf-8")
@@ -260,6 +302,16 @@ def test_two_cells_and_the_baselines_give_results_and_a_figure(tmp_path: Path) -
     assert json.loads((tmp_path / "results.json").read_text())["records"] == results["records"]
     assert run.main(words) == 0  # nothing is done again
     assert {path: path.read_bytes() for path in before} == before
+    elsewhere = ["--out", str(tmp_path / "new"), "--only", "mode=class_means"]
+    assert run.main([*words, *elsewhere]) == 0  # a part, elsewhere: the other records are kept
+    again = json.loads((tmp_path / "results.json").read_text())["records"]
+    assert [r["cell"] for r in again] == [r["cell"] for r in results["records"]]
+    assert [a["cell"] for a, b in zip(again, results["records"], strict=True) if a != b] == [
+        "class_means_epsilon-8_seed-0"
+    ]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["baselines"]
+    with pytest.raises(SystemExit, match="2 records of other settings"):
+        run.main([*words, "--set", "sampler.steps=3", "--collect"])
 
 
 def test_dp_merf_is_set_beside_its_published_accuracy(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Literal, get_args
 
 import torch
 
+from experiments.sweeping import settings_digest
 from experiments.tradeoff.baselines import class_gaussians, class_means, dp_classifier, dp_merf
 from experiments.tradeoff.baselines.release import RELATION, UNIT, VIEW, Plan
 from secure_fed_diffusion.data.datasets import Dataset, ImageSet, load
@@ -32,11 +33,28 @@ class Job:
     recipe: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def digest(self) -> str:
+        """What decides its record: of the settings the data, the measures and the promise, and its recipe."""
+        plain, own = RunSettings(), self.settings
+        decisive = replace(
+            plain,
+            data=own.data,
+            evaluation=own.evaluation,
+            federation=replace(plain.federation, declared_records=own.federation.declared_records),
+            privacy=replace(plain.privacy, delta=own.privacy.delta),
+        )
+        what = repr((settings_digest(decisive), sorted(self.recipe.items())))
+        return sha256(what.encode()).hexdigest()[:12]
+
+    @property
+    def cell(self) -> str:
+        """Its name in the results."""
+        return f"{self.method}_epsilon-{self.epsilon:g}_seed-{self.seed}"
+
+    @property
     def name(self) -> str:
         """A name that its settings and its recipe decide, also as a file."""
-        what = repr((self.settings, sorted(self.recipe.items())))
-        digest = sha256(what.encode()).hexdigest()[:12]
-        return f"{self.method}_epsilon-{self.epsilon:g}_seed-{self.seed}_{digest}"
+        return f"{self.cell}_{self.digest}"
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -46,6 +64,7 @@ def measure(job: Job) -> dict[str, Any]:
     dataset = load(job.settings.data)
     figures, plan = _run(job, dataset)
     return {
+        "cell": job.cell,
         "data": dataset.name,
         "mode": job.method,
         "epsilon": None if math.isinf(job.epsilon) else job.epsilon,

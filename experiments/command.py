@@ -1,0 +1,55 @@
+"""How an experiment's command ends: with its results, or with one line that says what was wrong.
+
+    if __name__ == "__main__":
+        finish(main)
+
+The exit status is what `main` returns, or as `sfd`'s: 1 for an error, 2 for a setting that cannot be
+honoured, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import IO, NoReturn
+
+from secure_fed_diffusion.errors import ConfigError, SecureFedDiffusionError
+
+
+def finish(main: Callable[[], int | None]) -> NoReturn:
+    """Run `main` on the command line and leave; an error that is meant for a person is one line."""
+    try:
+        raise SystemExit(main() or 0)
+    except KeyboardInterrupt:
+        _leave("stopped", 130)
+    except ConfigError as error:
+        _leave(str(error), 2)
+    except SecureFedDiffusionError as error:
+        _leave(str(error), 1)
+    except OSError as error:
+        _leave(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+
+
+def run_to_its_end(command: Sequence[str], *, stdout: int | IO[bytes] | None = None) -> int:
+    """Run a command and return its status; Ctrl-C is its own to answer, and is passed on when it is done.
+
+    `subprocess.run` would kill it a quarter of a second after the first Ctrl-C, and what it started with it
+    would go on alone.
+    """
+    stopped = False
+    with subprocess.Popen(command, stdout=stdout) as process:
+        while True:
+            try:
+                status = process.wait()
+                break
+            except KeyboardInterrupt:
+                stopped = True
+    if stopped and status == 0:
+        raise KeyboardInterrupt
+    return status
+
+
+def _leave(message: str, status: int) -> NoReturn:
+    print(f"{sys.argv[0].rpartition('/')[2]}: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(status)
