@@ -28,22 +28,21 @@ from threat_models.claims import (
 from threat_models.staging.noisy_sums import predictable, sums
 from threat_models.weakened.patching import without
 
-QUICK = (
+CLAIMS = (
+    t04_which_update.CLAIM,
     t05_cohorts.CLAIM,
+    *t06_participation_log.CLAIMS,
     t09_masks_used_twice.CLAIM,
     t09b_old_frames.CLAIM,
+    t10_weak_generator.CLAIM,
     t11_small_ring.CLAIM,
     t17_metadata.CLAIM,
     t18_rollback.CLAIM,
+    t19_ledgers.CLAIM,
 )
-LONG = (t04_which_update.CLAIM, *t06_participation_log.CLAIMS, t10_weak_generator.CLAIM, t19_ledgers.CLAIM)
 
 
-@pytest.mark.parametrize(
-    "claim",
-    [*QUICK, *(pytest.param(claim, marks=pytest.mark.slow) for claim in LONG)],
-    ids=lambda claim: claim.id,
-)
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
 def test_each_arm_is_on_its_side_at_one_seed(claim: Claim[Any, Any]) -> None:
     middle = (claim.threshold.succeeds + claim.threshold.fails) / 2
     result = trials.run(claim, seeds=(0,))
