@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command import finish
-from experiments.mnist_cpu.run import FIGURES, GRIDS, row
+from experiments.mnist_cpu.table import FIGURES, GRIDS, row
 from experiments.results import into_readme, origin
 from experiments.sweeping import each_once
 from experiments.tradeoff.baselines.measure import Job, measure

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_ind
 
-from experiments.mnist_cpu import gaussians, samples
+from experiments.mnist_cpu import gaussians, samples, table
 from experiments.mnist_cpu import run as experiment
 from experiments.results import into_readme
 from experiments.sweeping import finished_cells, sweep, sweep_options
@@ -45,7 +46,7 @@ def test_the_grid_holds_what_the_readme_promises(tmp_path: Path) -> None:
         [(mode, 10.0, s) for mode in ("central", "distributed") for s in range(3)] + [("local", 10.0, 0)]
     )
     assert {p.settings.run.workers for p in cells} == {"auto"}
-    for name in experiment.GRIDS:
+    for name in table.GRIDS:
         others = find_places(experiment.HERE / f"{name}.toml", tmp_path, full=False)
         sets = {"fashion": "fashion_mnist", "digits": "digits", "xray": "pneumonia"}
         data = sets.get(name.partition("_")[0], "mnist")
@@ -53,7 +54,7 @@ def test_the_grid_holds_what_the_readme_promises(tmp_path: Path) -> None:
         assert {p.settings.privacy.epsilon for p in others} == {1.0 if "epsilon1" in name else 10.0}
 
 
-@pytest.mark.parametrize("name", list(experiment.GRIDS))
+@pytest.mark.parametrize("name", list(table.GRIDS))
 def test_every_cell_can_be_planned_within_its_budget(name: str, tmp_path: Path) -> None:
     for place in find_places(experiment.HERE / f"{name}.toml", tmp_path, full=False)[:2]:
         known = facts(place.settings.data.name)
@@ -71,17 +72,32 @@ def test_the_table_has_means_with_the_interval_of_the_seeds() -> None:
         figures = {"tstr_cnn": tstr, "prototype_accuracy": 0.5, "fid_lenet84_mnist": 20.0, "seconds": 120.0}
         return {"data": "mnist", "mode": mode, "epsilon": 10.0, "seed": seed, **figures}
 
-    text = experiment.table(
-        [cell("distributed", 0, 0.9), cell("distributed", 1, 0.92), cell("local", 0, 0.4)]
-    )
+    text = table.table([cell("distributed", 0, 0.9), cell("distributed", 1, 0.92), cell("local", 0, 0.4)])
     assert "| mnist | distributed | 10 | 2 | 91.0 ± 12.7 | 50.0 ± 0.0 | 20.0 ± 0.0 | 2 |" in text
     assert "| mnist | local | 10 | 1 | 40.0 | 50.0 | 20.0 | 2 |" in text
+
+
+def test_shared_noise_is_held_against_a_trusted_server_where_both_were_repeated() -> None:
+    def cells(mode: str, *shares: float) -> list[dict[str, object]]:
+        return [{"data": "mnist", "mode": mode, "epsilon": 10.0, "tstr_cnn": share} for share in shares]
+
+    ours, trusted = (0.95, 0.957), (0.951, 0.955, 0.953)
+    between = ttest_ind(100 * np.array(ours), 100 * np.array(trusted), equal_var=False)
+    low, high = between.confidence_interval(0.95)
+    (said,) = table.differences([*cells("distributed", *ours), *cells("central", *trusted)])
+    assert said == (
+        "`distributed` less `central` on mnist at ε = 10, with Welch's 95 % interval: "
+        f"TSTR, CNN +0.0 ({low:+.1f} to {high:+.1f})."
+    )
+    assert low < 0 < high
+    assert table.differences([*cells("distributed", 0.9), *cells("central", *trusted)]) == []
+    assert table.differences(cells("distributed", *ours)) == []
 
 
 def test_the_readme_holds_the_tables_of_the_committed_results(tmp_path: Path) -> None:
     text, copy = (experiment.HERE / "README.md").read_text(encoding="utf-8"), tmp_path / "README.md"
     copy.write_text(text, encoding="utf-8")
-    into_readme(copy, "results", experiment.tables())
+    into_readme(copy, "results", table.tables())
     assert copy.read_text(encoding="utf-8") == text
 
 
