@@ -49,11 +49,23 @@ def jobs_of(recipes: Mapping[str, Any], base: Path, overrides: Sequence[str], *,
     mine = recipes[settings.data.name]
     epsilons = mine["epsilons_full"] if full and "epsilons_full" in mine else mine["epsilons"]
     return [
-        Job(method=method, epsilon=float(epsilon), seed=seed, settings=settings, recipe=mine.get(method, {}))
+        Job(
+            method=method,
+            epsilon=float(epsilon),
+            seed=seed,
+            settings=settings,
+            recipe=recipe_of(mine.get(method, {}), float(epsilon)),
+        )
         for seed in mine["seeds"]
         for epsilon in epsilons
         for method in METHODS
     ]
+
+
+def recipe_of(table: Mapping[str, Any], epsilon: float) -> dict[str, Any]:
+    """Return a method's recipe at one ε: its table, and over it what its table `at` has for this ε."""
+    here = table.get("at", {}).get(f"{epsilon:g}", {})
+    return {**{key: value for key, value in table.items() if key != "at"}, **here}
 
 
 def part(

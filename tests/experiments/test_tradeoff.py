@@ -256,6 +256,13 @@ def test_a_part_is_of_the_sweep_of_the_simpler_methods_or_of_both() -> None:
         run.part(cells, jobs(1.0), ["mode=nonsense"])
 
 
+def test_a_recipe_may_differ_by_epsilon() -> None:
+    table = {"steps": 3, "learning_rate": 1.0, "at": {"10": {"learning_rate": 10.0}}}
+    assert run.recipe_of(table, 10.0) == {"steps": 3, "learning_rate": 10.0}
+    assert run.recipe_of(table, 1.0) == {"steps": 3, "learning_rate": 1.0}
+    assert run.recipe_of({}, 1.0) == {}
+
+
 def test_a_simpler_methods_record_is_known_by_what_decides_it() -> None:
     def digest(recipe: dict[str, Any], *overrides: str) -> str:
         settings = config.parse("", list(overrides))
