@@ -62,10 +62,10 @@ def jobs_of(recipes: Mapping[str, Any], base: Path, overrides: Sequence[str], *,
     ]
 
 
-def recipe_of(table: Mapping[str, Any], epsilon: float) -> dict[str, Any]:
+def recipe_of(method: Mapping[str, Any], epsilon: float) -> dict[str, Any]:
     """Return a method's recipe at one ε: its table, and over it what its table `at` has for this ε."""
-    here = table.get("at", {}).get(f"{epsilon:g}", {})
-    return {**{key: value for key, value in table.items() if key != "at"}, **here}
+    here = method.get("at", {}).get(f"{epsilon:g}", {})
+    return {**{key: value for key, value in method.items() if key != "at"}, **here}
 
 
 def part(
