@@ -34,7 +34,7 @@ from ..errors import (
     SecureAggregationError,
 )
 from ..secagg import Client, Policy, Session
-from ..secagg.client import Latch
+from ..secagg.answers import Latch
 from ..secagg.phases import DONE, ROUND_START
 from . import records, wire
 from .identity import Identity, profile_from_node_config

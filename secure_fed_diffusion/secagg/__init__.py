@@ -13,7 +13,8 @@ Source: Bonawitz et al., CCS 2017 (double masking); Bell et al., CCS 2020 (k-reg
 [3, 30]
 """
 
-from .client import Client, Latch
+from .answers import Latch
+from .client import Client
 from .encoding import Encoded, FixedPoint
 from .params import SecAggParams
 from .phases import PHASES

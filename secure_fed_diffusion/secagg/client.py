@@ -19,28 +19,24 @@ Source: Bonawitz et al., CCS 2017, figure 4; Bell et al., CCS 2020, algorithm 2 
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 
 import numpy.typing as npt
 
 from ..entropy import Entropy, system
-from ..errors import ConfigError, FrameError, PhaseError, PolicyError
+from ..errors import ConfigError, FrameError, PhaseError
 from . import codec, snapshot
+from .answers import Answers, Latch
 from .client_round import ClientRound
 from .client_setup import ClientSetup
 from .encoding import RingVector, to_ring
 from .keyring import Keyring
 from .messages import MaskedInput
-from .phases import FAILED, ROUND_START, SETUP_PHASES, Machine, Step
+from .phases import FAILED, ROUND_START, Machine, Step
 from .policy import SAFE_POLICY, Policy
 from .session import Session, Slot
 from .signing import SigningKey
-
-Latch = Callable[[bytes, bytes], bool]
-"""`latch(key, value)` writes `value` under `key`, durably, unless one is there; True if `value` is there."""
 
 
 class Client:
@@ -67,12 +63,10 @@ class Client:
         policy.check(session.params)
         if client_id not in session.graph:
             raise ConfigError(f"client {client_id} is not in the cohort", key="client_id")
-        _check_signer(session, client_id, signer)
         self.session = session
         self.client_id = client_id
         self._policy = policy
-        self._signer = signer
-        self._latch = latch
+        self._answers = Answers(session, client_id, signer=signer, latch=latch)
         self._machine = Machine(session.params.steps)
         self._setup = ClientSetup(session, client_id, entropy)
         self._slot: Slot | None = None
@@ -218,7 +212,7 @@ class Client:
         Raises:
             PhaseError: the client failed, or has no latch: two copies of it could answer differently.
         """
-        if self._latch is None or self.phase == FAILED:
+        if not self._answers.latched or self.phase == FAILED:
             raise PhaseError("a snapshot needs a client with a latch that has not failed")
         slot = self._slot
         return snapshot.write(
@@ -279,54 +273,9 @@ class Client:
             self._setup.keyring, self._round = Keyring(), None  # burned: Python cannot overwrite them
             raise
 
-    def _bound_to(self, step: Step) -> bytes:
-        """Return the id in the frames of this step: the session's in the set-up, then the round's."""
-        return self.session.id if step.phase in SETUP_PHASES or self._slot is None else self._slot.id
-
     def _unpack(self, step: Step, frame: bytes) -> memoryview:
-        if step.receives is None:
-            raise FrameError(f"step {step.phase} takes no frame")
-        return codec.unpack(frame, step.receives, session_id=self._bound_to(step), client_id=self.client_id)
+        return self._answers.unpack(step, frame, slot=self._slot)
 
     def _reply(self, step: Step, payload: codec.Buffer) -> bytes:
-        """Sign, pack and latch an answer."""
-        if step.sends is None:
-            raise PhaseError(f"step {step.phase} has no answer")
-        bound_to, signature = self._bound_to(step), b""
-        if self._signer is not None:
-            signature = self._signer.sign(
-                codec.signed_bytes(
-                    step.sends,
-                    session_id=bound_to,
-                    client_id=self.client_id,
-                    payload=payload,
-                    masked_with=self._round.mask_publics.keys() if self._round else (),
-                )
-            )
-        frame = codec.pack(
-            step.sends,
-            session_id=bound_to,
-            client_id=self.client_id,
-            payload=payload,
-            signature=signature,
-        )
-        if self._latch is not None and not self._latch(self._latch_key(step), sha256(frame).digest()):
-            raise PolicyError(f"step {step.phase} of this session was answered before, in another way")
-        return frame
-
-    def _latch_key(self, step: Step) -> bytes:
-        """Name what may be answered once: the step, and the secrets that it uses up.
-
-        Those are a round's by its number alone, so a round cannot be entered under a second id.
-        """
-        number = 0 if step.phase in SETUP_PHASES or self._slot is None else self._slot.number
-        return struct.pack("<BI", step.sends or 0, number) + self.session.id
-
-
-def _check_signer(session: Session, client_id: int, signer: SigningKey | None) -> None:
-    if session.roster is None:
-        if signer is not None:
-            raise ConfigError(f"profile {session.params.profile} signs nothing", key="signer")
-        return
-    if signer is None or session.roster.publics[client_id] != signer.public:
-        raise ConfigError(f"expected the key that the roster lists for client {client_id}", key="signer")
+        masked_with: Collection[int] = self._round.mask_publics.keys() if self._round else ()
+        return self._answers.pack(step, payload, slot=self._slot, masked_with=masked_with)

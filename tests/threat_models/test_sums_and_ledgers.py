@@ -103,7 +103,7 @@ def test_the_rolled_back_client_of_t18_is_silent_and_says_why(monkeypatch: pytes
             said.append(message)
             super().__init__(message, **more)
 
-    monkeypatch.setattr("secure_fed_diffusion.secagg.client.PolicyError", Told)
+    monkeypatch.setattr("secure_fed_diffusion.secagg.answers.PolicyError", Told)
     staged = t18_rollback.stage(Arm.ON, 0)
     assert len(staged.view.vectors) == 1
     assert said == ["step masked_input of this session was answered before, in another way"]
