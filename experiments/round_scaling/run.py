@@ -1,12 +1,12 @@
 """Time a private step with the same data at 2, 10 and 100 clients, and at 1,000 with its parts.
 
-    SFD_DATA_DIR=/path/to/data python -m experiments.round_scaling.run [--workers 2]
+    SFD_DATA_DIR=/path/to/data python -m experiments.round_scaling.run [--workers 2] [--table]
 
 The federations of the different sizes stand side by side and take turns, step by step, so that a machine
 that is busy for a while is busy for all of them; a ratio is the median over the turns of the quotient within
 a turn.  The first step of each pays for the start of its workers and is not counted.  What runs is the
 product's own round: clients, server, ledger and engine as `sfd run` makes them; nothing is evaluated and
-nothing kept.
+nothing kept.  `--table` writes the README's table again from the results alone.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.command import finish
-from experiments.results import origin
+from experiments.results import into_readme, origin
 from secure_fed_diffusion import config
 from secure_fed_diffusion.engines.in_process import InProcessEngine
 from secure_fed_diffusion.federation.prepare import prepare
@@ -32,6 +32,7 @@ from secure_fed_diffusion.secagg import population
 
 HERE = Path(__file__).parent
 BASE = 10  # clients that the other sizes are compared with
+PARTS = ("clients", "key_setup", "secure_aggregation", "server")
 
 
 def overrides(clients: int) -> list[str]:
@@ -125,6 +126,33 @@ def ratios(records: Sequence[dict[str, Any]], base: int = BASE) -> dict[str, flo
     }
 
 
+def markdown(results: Mapping[str, Any]) -> str:
+    """Return a row for each size: the median step, over that of the base, and its parts."""
+    if not results["records"]:
+        return "Not run yet."
+    words = [part.replace("_", " ") for part in PARTS]
+    lines = [
+        f"`{results['command']}` at commit {results['commit']}, {results['machine']}:",
+        "",
+        f"| clients | mode | neighbours | seconds a step | over {BASE} clients | {' | '.join(words)} |",
+        "|---|---|---|---|---|" + "---|" * len(PARTS),
+    ]
+    for clients in dict.fromkeys(record["clients"] for record in results["records"]):
+        same = [record for record in results["records"] if record["clients"] == clients]
+        medians = [statistics.median(r[name] for r in same) for name in ("seconds", *map(_column, PARTS))]
+        ratio = results["ratios"].get(f"{clients}_over_{BASE}")
+        seconds, *parts = (f"{value:.2f}" for value in medians)
+        lines.append(
+            f"| {clients:,} | {same[0]['mode']} | {same[0]['neighbours']} | {seconds} | "
+            f"{'–' if ratio is None else f'{ratio:.2f}'} | {' | '.join(parts)} |"
+        )
+    return "\n".join(lines)
+
+
+def _column(part: str) -> str:
+    return f"seconds_{part}"
+
+
 def main() -> None:
     """Measure, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -134,7 +162,18 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--workers", default="auto", help="processes that compute for the clients")
     parser.add_argument("--set", dest="changes", action="append", default=[], help="section.key=value")
+    parser.add_argument("--table", action="store_true", help="the README from the results; run nothing")
     arguments = parser.parse_args()
+    if not arguments.table:
+        results = {**origin("experiments.round_scaling.run", sys.argv[1:]), **measured(arguments)}
+        arguments.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(text := markdown(json.loads(arguments.results.read_text(encoding="utf-8"))))
+    if arguments.results.parent == HERE:
+        into_readme(HERE / "README.md", "results", text)
+
+
+def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the records of all sizes, and the ratios of those that took turns."""
     workers = arguments.workers if arguments.workers.isdigit() else json.dumps(arguments.workers)
     changes = [f"run.workers={workers}", *arguments.changes]
     with tempfile.TemporaryDirectory() as scratch:
@@ -143,13 +182,7 @@ def main() -> None:
     if arguments.many:
         with tempfile.TemporaryDirectory() as scratch:
             many = measure([arguments.many], 2, changes, Path(scratch))
-    results = {
-        **origin("experiments.round_scaling.run", sys.argv[1:]),
-        "ratios": ratios(found),
-        "records": found + many,
-    }
-    arguments.results.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(arguments.results)
+    return {"ratios": ratios(found), "records": found + many}
 
 
 if __name__ == "__main__":

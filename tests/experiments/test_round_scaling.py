@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.results import into_readme
 from experiments.round_scaling import run
 from secure_fed_diffusion import config
 
@@ -53,6 +54,27 @@ def test_the_command_writes_a_record_for_each_step(tmp_path: Path, monkeypatch: 
         parts = [value for name, value in record.items() if name.startswith("seconds_")]
         assert 0 < sum(parts) <= record["seconds"] * 1.01
         assert record["workers"] == 1
+
+
+def test_the_table_has_the_median_step_and_its_parts() -> None:
+    parts = {f"seconds_{part}": 0.25 for part in run.PARTS}
+    records = [
+        {"clients": clients, "mode": "distributed", "neighbours": clients - 1, "seconds": seconds, **parts}
+        for clients, seconds in ((2, 1.0), (2, 1.5), (2, 9.0), (10, 2.0))
+    ]
+    made = {"command": "c", "commit": "1", "machine": "m", "ratios": {"2_over_10": 0.75}, "records": records}
+    text = run.markdown(made)
+    assert "| 2 | distributed | 1 | 1.50 | 0.75 | 0.25 | 0.25 | 0.25 | 0.25 |" in text
+    assert "| 10 | distributed | 9 | 2.00 | – | 0.25 | 0.25 | 0.25 | 0.25 |" in text
+    assert run.markdown({**made, "records": []}) == "Not run yet."
+
+
+def test_the_readme_holds_the_table_of_the_committed_results(tmp_path: Path) -> None:
+    results = json.loads((run.HERE / "results.json").read_text(encoding="utf-8"))
+    text, copy = (run.HERE / "README.md").read_text(encoding="utf-8"), tmp_path / "README.md"
+    copy.write_text(text, encoding="utf-8")
+    into_readme(copy, "results", run.markdown(results))
+    assert copy.read_text(encoding="utf-8") == text
 
 
 def test_the_committed_results_say_what_of_them_has_run() -> None:
