@@ -54,6 +54,7 @@ def test_the_command_writes_a_record_for_each_step(tmp_path: Path, monkeypatch: 
         parts = [value for name, value in record.items() if name.startswith("seconds_")]
         assert 0 < sum(parts) <= record["seconds"] * 1.01
         assert record["workers"] == 1
+        assert record["seconds_key_setup"] > 0  # a share of the set-up, which the first step made
 
 
 def test_the_table_has_the_median_step_and_its_parts() -> None:
