@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
+from functools import lru_cache, partial
 from hashlib import sha256
 from types import MappingProxyType
 
@@ -31,6 +32,7 @@ from ..errors import ConfigError
 PUBLIC_BYTES = 32
 SECRET_BYTES = 32
 SIGNATURE_BYTES = 64
+_REMEMBERED = 4096  # answers about signatures, each with its message of a hundred bytes or so
 LABEL_ROSTER = b"secure_fed_diffusion secagg v2 roster"
 
 
@@ -74,7 +76,7 @@ class Roster:
         ConfigError: no clients, an id outside 0..2^32-1, a key that is none, or one key for two clients.
     """
 
-    __slots__ = ("_keys", "_publics", "root")
+    __slots__ = ("_is_genuine", "_keys", "_publics", "root")
 
     def __init__(self, publics: Mapping[int, bytes]) -> None:
         if not publics:
@@ -91,6 +93,8 @@ class Roster:
         if len({bytes(public) for public in publics.values()}) != len(publics):
             raise ConfigError("two clients have the same public key", key="roster")
         self._keys = keys
+        # Where one process plays many clients, each of them checks the same signatures: said once, known.
+        self._is_genuine = lru_cache(maxsize=_REMEMBERED)(partial(_is_genuine, keys))
         self._publics = MappingProxyType({client_id: bytes(publics[client_id]) for client_id in keys})
         rows = b"".join(struct.pack("<I", client_id) + public for client_id, public in self._publics.items())
         self.root = sha256(LABEL_ROSTER + rows).digest()
@@ -120,11 +124,14 @@ class Roster:
 
     def verify(self, client_id: int, message: bytes, signature: bytes) -> bool:
         """Tell whether `client_id` signed `message`; False also for a client that is not on the roster."""
-        key = self._keys.get(client_id)
-        if key is None:
-            return False
-        try:
-            key.verify(signature, message)
-        except InvalidSignature:
-            return False
-        return True
+        return client_id in self._keys and self._is_genuine(client_id, message, signature)
+
+
+def _is_genuine(
+    keys: Mapping[int, Ed25519PublicKey], client_id: int, message: bytes, signature: bytes
+) -> bool:
+    try:
+        keys[client_id].verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
