@@ -9,12 +9,19 @@ honoured, 130 after Ctrl-C.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, NoReturn
 
-from secure_fed_diffusion.errors import ConfigError, SecureFedDiffusionError
+from secure_fed_diffusion.errors import ConfigError, RunError, SecureFedDiffusionError
+
+STOPPED = 130  # the status after Ctrl-C
 
 
 def finish(main: Callable[[], int | None]) -> NoReturn:
@@ -22,7 +29,7 @@ def finish(main: Callable[[], int | None]) -> NoReturn:
     try:
         raise SystemExit(main() or 0)
     except KeyboardInterrupt:
-        _leave("stopped", 130)
+        _leave("stopped", STOPPED)
     except ConfigError as error:
         _leave(str(error), 2)
     except SecureFedDiffusionError as error:
@@ -45,11 +52,30 @@ def run_to_its_end(command: Sequence[str], *, stdout: int | IO[bytes] | None = N
                 break
             except KeyboardInterrupt:
                 stopped = True
-    if stopped and status == 0:
+    if stopped and status != STOPPED:
         raise KeyboardInterrupt
     return status
 
 
+@contextmanager
+def worker_pool(n: int) -> Iterator[ProcessPoolExecutor]:
+    """Give a pool of `n` processes; an error, or Ctrl-C, leaves undone what no process has begun.
+
+    Ctrl-C on a terminal ends the processes at once, without a word of theirs.
+
+    Raises:
+        RunError: a process was killed.
+    """
+    pool = ProcessPoolExecutor(max(1, n), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_DFL))
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise RunError("a worker process was killed, perhaps for memory: try fewer side by side") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def _leave(message: str, status: int) -> NoReturn:
-    print(f"{sys.argv[0].rpartition('/')[2]}: {' '.join(message.split())}", file=sys.stderr)
+    program = Path(sys.argv[0])
+    print(f"{program.parent.name}.{program.stem}: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(status)

@@ -14,17 +14,16 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from experiments.command import run_to_its_end
+from experiments.command import run_to_its_end, worker_pool
 from secure_fed_diffusion import config
 from secure_fed_diffusion.federation.settings import MachineSettings, RunSettings
 from secure_fed_diffusion.sweep.command import find_places
@@ -164,23 +163,33 @@ def jsonable(row: Record) -> Record:
 
 
 def each_once(jobs: Sequence[Job], measure: Callable[[Job], Record], out: Path, workers: int) -> list[Record]:
-    """Return the record of every job, in their order; what is in a file under `out` is not computed again."""
+    """Return the record of every job, in their order; what is in a file under `out` is not computed again.
+
+    The first job that fails ends it: what has not begun is left, what runs is finished and written.
+    """
     out.mkdir(parents=True, exist_ok=True)
     left = [job for job in jobs if not (out / f"{job.name}.json").exists()]
     began = time.perf_counter()
     if left:
-        # Ctrl-C ends the workers at once: what they had not finished is computed again
-        with ProcessPoolExecutor(
-            max(1, workers), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_DFL)
-        ) as pool:
+        with worker_pool(workers) as pool:
             waiting = {pool.submit(measure, job): job for job in left}
+            failed: BaseException | None = None
             for done, finished in enumerate(as_completed(waiting), start=1):
+                if finished.cancelled():
+                    continue
+                if error := finished.exception():
+                    failed = failed or error
+                    for other in waiting:
+                        other.cancel()  # what runs ends, and is written
+                    continue
                 path = out / f"{waiting[finished].name}.json"
                 fresh = path.with_suffix(".new")
                 fresh.write_text(json.dumps(finished.result(), indent=1), encoding="utf-8")
                 fresh.replace(path)
                 minutes = (time.perf_counter() - began) / 60
                 print(f"{done}/{len(left)} {path.stem} ({minutes:.1f} min)", flush=True)
+            if failed is not None:
+                raise failed
     return finished_jobs(jobs, out)
 
 

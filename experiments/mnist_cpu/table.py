@@ -80,13 +80,20 @@ def differences(found: Sequence[dict[str, Any]]) -> list[str]:
             if min(len(ours), len(trusted)) > 1:
                 mean = statistics.mean(ours) - statistics.mean(trusted)
                 between = stats.ttest_ind(ours, trusted, equal_var=False).confidence_interval(0.95)
-                parts.append(f"{words} {mean:+.1f} ({between.low:+.1f} to {between.high:+.1f})")
+                unit = "" if name.startswith("fid") else " points"
+                parts.append(
+                    f"{words} {_signed(mean)}{unit} ({_signed(between.low)} to {_signed(between.high)})"
+                )
         if parts:
             sentences.append(
                 f"`distributed` less `central` on {data} at ε = {epsilon:g}, with Welch's 95 % interval: "
                 f"{', '.join(parts)}."
             )
     return sentences
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 1) + 0.0:+.1f}"  # no -0.0
 
 
 def tables() -> str:

@@ -20,7 +20,6 @@ import sys
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -30,7 +29,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from experiments.command import finish
+from experiments.command import finish, worker_pool
 from experiments.prototype_inference import figure, masked, table
 from experiments.prototype_inference.federated import (
     Classifier,
@@ -264,7 +263,7 @@ def main() -> None:
         # Asked first: the commit is that of the code that computes.
         made = origin("experiments.prototype_inference.run", sys.argv[1:])
         started, records = time.perf_counter(), []
-        with ProcessPoolExecutor(max(1, min(2, os.cpu_count() or 1))) as pool:
+        with worker_pool(min(2, os.cpu_count() or 1)) as pool:
             for done, record in enumerate(pool.map(measured, grid, [arguments.out] * len(grid)), start=1):
                 records.append(record)
                 minutes = (time.perf_counter() - started) / 60

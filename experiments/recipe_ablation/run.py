@@ -28,6 +28,33 @@ from secure_fed_diffusion.sweep.grid import chosen
 HERE = Path(__file__).parent
 
 
+def run_by_seed(arguments: argparse.Namespace) -> bool:
+    """Run what `--only` leaves, seed by seed: stopped early, every variant has been run as often.
+
+    Raises:
+        ConfigError: `--only` names what the grid has not.
+        RunError: a folder was begun under other settings.
+    """
+    places = find_places(arguments.grid, arguments.out, tuple(arguments.overrides), full=False)
+    names = {cell.name for cell in chosen([place.cell for place in places], tuple(arguments.only))}
+    mine = [place for place in places if place.cell.name in names]
+    for place in mine:
+        place.write_config()
+    others = [word for word in arguments.only if not word.startswith("seed=")]
+    whole = True
+    for seed in dict.fromkeys(place.settings.run.seed for place in mine):
+        of_seed = [place for place in mine if place.settings.run.seed == seed]
+        warmups.begin(of_seed, arguments.out / "stems", arguments.jobs)
+        options = sweep_options(
+            jobs=arguments.jobs,
+            memory=arguments.memory,
+            overrides=arguments.overrides,
+            only=[*others, f"seed={seed}"],
+        )
+        whole = sweep(arguments.grid, arguments.out, options) and whole
+    return whole
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is left, then write everything; 1 if a cell failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -49,18 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             cell_digests(arguments.grid, arguments.overrides), arguments.results, fresh=arguments.fresh
         )
         if not arguments.collect:
-            cells = find_places(arguments.grid, arguments.out, tuple(arguments.overrides), full=False)
-            mine = {cell.name for cell in chosen([place.cell for place in cells], tuple(arguments.only))}
-            warmups.begin(
-                [place for place in cells if place.cell.name in mine], arguments.out / "stems", arguments.jobs
-            )
-            options = sweep_options(
-                jobs=arguments.jobs,
-                memory=arguments.memory,
-                overrides=arguments.overrides,
-                only=arguments.only,
-            )
-            whole = sweep(arguments.grid, arguments.out, options)
+            whole = run_by_seed(arguments)
         made = origin("experiments.recipe_ablation.run", sys.argv[1:] if argv is None else argv)
         records = gathered(
             arguments.grid, arguments.out, arguments.overrides, kept=kept, commit=made["commit"]

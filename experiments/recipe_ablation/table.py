@@ -112,7 +112,7 @@ def markdown(results: Mapping[str, Any]) -> str:
         "",
         "Means over the runs. Against the recipe: difference of the means with Welch's 95 % interval, bold "
         "where it leaves out zero; each stands for itself, none is widened for their number. Minutes of one "
-        "core, without the shared warm-up.",
+        "core, without the warm-up.",
         "",
         "![What each change is worth](figure.png)",
     ]

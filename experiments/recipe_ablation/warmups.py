@@ -2,6 +2,7 @@
 
 A stem is a run that is stopped where its warm-up ends; a cell begins there, with the stem's sums and weights
 and with the stem's charges in a ledger of its own, and `sfd sweep` goes on with it as with any stopped run.
+The lines of the warm-up in the cell's `metrics.jsonl` are the stem's.
 
 Each cell's epsilon is that of the warm-up and its own steps, as if it had been run alone.  It says nothing of
 several cells of one stem together: whoever releases two models pays for the warm-up once, for both trainings.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -40,18 +41,20 @@ class Stem:
 
     @property
     def name(self) -> str:
-        """What decides the warm-up: its settings, the network, the process, the data, the seed, epsilon."""
+        """What decides the warm-up: all settings but those of the private steps and of what measures them."""
         settings = self.settings
         decisive = {
+            field.name: getattr(settings, field.name)
+            for field in fields(settings)
+            if field.name not in ("run", "modes", "sampler", "evaluation")
+        } | {
+            "seed": settings.run.seed,
             "data": replace(settings.data, directory=None),
-            "federation": settings.federation,
-            "privacy": settings.privacy,
-            "model": settings.model,
-            "warmup": settings.warmup,
             # but for how often a private step noises a record: a plain step does it once
             "diffusion": replace(settings.diffusion, noise_multiplicity=1, stratified=False),
-            "seed": settings.run.seed,
         }
+        if settings.evaluation.after_warmup:  # then the stem is measured, for all of its cells
+            decisive |= {"sampler": settings.sampler, "evaluation": settings.evaluation}
         digest = sha256(repr(decisive).encode()).hexdigest()[:12]
         return f"seed-{settings.run.seed}_epsilon-{settings.privacy.epsilon:g}_{digest}"
 
@@ -122,7 +125,7 @@ def begin_at(stem: Stem, place: Place) -> None:
     fresh.parent.mkdir(parents=True, exist_ok=True)
     run = prepare(place.settings, fresh, config_text=config.dump(place.settings))
     try:
-        _charge_as(stem, run.ledger)
+        _charge_as(stem, run.ledger, place.cell.name)
         load_flat(run.server.model, saved.state["weights"])
         run.server.classes.load_state_dict(saved.state["classes"])
         run.server.average.restart(flatten(run.server.model))
@@ -134,16 +137,15 @@ def begin_at(stem: Stem, place: Place) -> None:
     fresh.rename(place.folder)
 
 
-def _charge_as(stem: Stem, ledger: Ledger) -> None:
+def _charge_as(stem: Stem, ledger: Ledger, cell: str) -> None:
     """Write into a cell's ledger what the stem's holds, charge by charge."""
     with Ledger.open(stem.folder.ledger) as paid:
-        known = paid.terms.mechanisms
+        released = paid.terms.mechanisms
     for line in read_lines(stem.folder.ledger)[1:]:
         name = line["mechanism"]
-        if ledger.terms.mechanisms.get(name) != known[name]:
-            raise RunError(
-                f"{stem.folder.root} released {name} by another mechanism than {ledger.terms.run_id} would"
-            )
+        own = ledger.terms.mechanisms.get(name)
+        if own != released[name]:
+            raise RunError(f"{cell} would release {name} by {own}, {stem.name} did by {released[name]}")
         ledger.charge(
             line["client_id"],
             round=line["round"],

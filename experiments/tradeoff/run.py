@@ -44,9 +44,16 @@ HERE = Path(__file__).parent
 
 
 def jobs_of(recipes: Mapping[str, Any], base: Path, overrides: Sequence[str], *, full: bool) -> list[Job]:
-    """Return the baselines of one data set: every method at every ε and seed."""
+    """Return the baselines of one data set: every method at every ε and seed.
+
+    Raises:
+        ConfigError: there are no recipes for the data set, or one at an ε that is none of these.
+    """
     settings = config.load(base, overrides)
-    mine = recipes[settings.data.name]
+    name = settings.data.name
+    if name not in recipes:
+        raise ConfigError(f"expected one of {', '.join(recipes)}, got {name!r}", key="data.name")
+    mine = recipes[name]
     epsilons = mine["epsilons_full"] if full and "epsilons_full" in mine else mine["epsilons"]
     return [
         Job(
@@ -54,7 +61,7 @@ def jobs_of(recipes: Mapping[str, Any], base: Path, overrides: Sequence[str], *,
             epsilon=float(epsilon),
             seed=seed,
             settings=settings,
-            recipe=recipe_of(mine.get(method, {}), float(epsilon)),
+            recipe=recipe_of(method, mine.get(method, {}), float(epsilon), epsilons),
         )
         for seed in mine["seeds"]
         for epsilon in epsilons
@@ -62,10 +69,20 @@ def jobs_of(recipes: Mapping[str, Any], base: Path, overrides: Sequence[str], *,
     ]
 
 
-def recipe_of(method: Mapping[str, Any], epsilon: float) -> dict[str, Any]:
-    """Return a method's recipe at one ε: its table, and over it what its table `at` has for this ε."""
-    here = method.get("at", {}).get(f"{epsilon:g}", {})
-    return {**{key: value for key, value in method.items() if key != "at"}, **here}
+def recipe_of(
+    method: str, recipe: Mapping[str, Any], epsilon: float, epsilons: Sequence[float]
+) -> dict[str, Any]:
+    """Return a method's recipe at one of `epsilons`: its table, and over it what its table `at` has there.
+
+    Raises:
+        ConfigError: `at` names another ε.
+    """
+    at, known = recipe.get("at", {}), [f"{each:g}" for each in epsilons]
+    if wrong := sorted(set(at) - set(known)):
+        raise ConfigError(
+            f"expected some of {', '.join(known)} as quoted keys, got {wrong[0]!r}", key=f"{method}.at"
+        )
+    return {**{key: value for key, value in recipe.items() if key != "at"}, **at.get(f"{epsilon:g}", {})}
 
 
 def part(

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from experiments.command import finish, run_to_its_end
+from experiments.command import finish, run_to_its_end, worker_pool
+from experiments.sweeping import each_once
 from secure_fed_diffusion.errors import ConfigError, RunError
 
 # A process that is started in the background may have Ctrl-C switched off; a person's has not.
@@ -93,6 +95,33 @@ def test_ctrl_c_leaves_a_command_the_time_to_stop_what_it_started(tmp_path: Path
     assert (tmp_path / "put away").exists()
     assert done.returncode == 130
     assert done.stderr == ""
+
+
+@dataclass
+class Job:
+    name: str
+
+
+def fails_on_bad(job: Job) -> dict[str, str]:
+    if job.name == "bad":
+        raise ConfigError("bad", key="a.b")
+    time.sleep(0.3)
+    return {"name": job.name}
+
+
+def test_after_a_failed_job_what_ran_is_kept_and_what_waited_is_left(tmp_path: Path) -> None:
+    names = ["good", "bad", *map(str, range(20))]
+    with pytest.raises(ConfigError, match=r"^a\.b: bad$"):
+        each_once([Job(name) for name in names], fails_on_bad, tmp_path, 2)
+    kept = {path.stem for path in tmp_path.iterdir()}
+    assert "good" in kept
+    assert len(kept) < 10
+    assert "bad" not in kept
+
+
+def test_a_killed_worker_is_an_error_for_a_person() -> None:
+    with pytest.raises(RunError, match="a worker process was killed"), worker_pool(1) as pool:
+        pool.submit(os._exit, 1).result()
 
 
 def test_ctrl_c_ends_jobs_side_by_side_without_a_traceback(tmp_path: Path) -> None:

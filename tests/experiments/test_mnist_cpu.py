@@ -87,7 +87,7 @@ def test_shared_noise_is_held_against_a_trusted_server_where_both_were_repeated(
     (said,) = table.differences([*cells("distributed", *ours), *cells("central", *trusted)])
     assert said == (
         "`distributed` less `central` on mnist at ε = 10, with Welch's 95 % interval: "
-        f"TSTR, CNN +0.0 ({low:+.1f} to {high:+.1f})."
+        f"TSTR, CNN +0.0 points ({low:+.1f} to {high:+.1f})."
     )
     assert low < 0 < high
     assert table.differences([*cells("distributed", 0.9), *cells("central", *trusted)]) == []

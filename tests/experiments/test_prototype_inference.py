@@ -186,7 +186,7 @@ class AtOnce:
 
 
 def called(monkeypatch, results, *words):
-    monkeypatch.setattr(run, "ProcessPoolExecutor", AtOnce)
+    monkeypatch.setattr(run, "worker_pool", AtOnce)
     line = ["run.py", *words, "--out", str(results.parent / "cells"), "--results", str(results)]
     monkeypatch.setattr(sys, "argv", line)
     run.main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,10 +57,31 @@ def test_variants_of_the_private_phase_share_a_warm_up_and_variants_of_the_warm_
 
 @pytest.mark.parametrize(
     "override",
-    ["warmup.steps=3", "run.seed=1", "privacy.epsilon=9.0", "model.channels=[4, 4]", "data.beta=0.1"],
+    [
+        "warmup.steps=3",
+        "warmup.covariances.draws=1",
+        "run.seed=1",
+        "privacy.epsilon=9.0",
+        "model.channels=[4, 4]",
+        "data.beta=0.1",
+        "diffusion.label_dropout=0.1",
+        "federation.clients_per_round=6",
+        "secagg.rounds_per_setup=2",
+    ],
 )
 def test_what_decides_a_warm_up_is_in_its_name(override: str, tmp_path: Path) -> None:
     assert name(place(tmp_path, "a")) != name(place(tmp_path, "b", override))
+
+
+def test_a_warm_up_that_is_measured_is_of_cells_that_measure_alike(tmp_path: Path) -> None:
+    cells = [
+        place(tmp_path, f"{steps}", f"sampler.steps={steps}", f"evaluation.after_warmup={measured}")
+        for measured in ("false", "true")
+        for steps in (2, 3)
+    ]
+    names = [name(cell) for cell in cells]
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
 
 
 def test_where_files_lie_is_not_in_its_name(tmp_path: Path) -> None:
@@ -81,6 +103,7 @@ def test_a_cell_begins_with_its_stems_sums_and_weights_and_pays_for_them(tmp_pat
         started = checkpoint.load(cell.folder / "checkpoint")
         assert started is not None
         assert torch.equal(started.state["weights"], warm.state["weights"])
+        assert torch.equal(started.state["average"]["average"], warm.state["weights"])
         assert torch.equal(started.state["classes"]["counts"], warm.state["classes"]["counts"])
     began = [json.loads((c.folder / "ledger.jsonl").read_text().splitlines()[0]) for c in (plain, other)]
     assert began[0]["run_id"] != began[1]["run_id"]
@@ -117,9 +140,18 @@ def test_a_warm_up_of_another_mechanism_is_refused_and_nothing_is_begun(tmp_path
     plain, noisier = place(tmp_path, "plain"), place(tmp_path, "noisier", "warmup.noise_multiplier=9.0")
     begin([plain], tmp_path / "stems", workers=1)
     stem = Stem(settings=plain.settings, root=tmp_path / "stems")
-    with pytest.raises(RunError, match="prototypes by another mechanism"):
+    with pytest.raises(RunError, match=r"noisier would release prototypes by Mechanism.*, seed-0.* did by"):
         begin_at(stem, noisier)
     assert not noisier.begun
+
+
+def test_a_warm_up_that_lost_its_state_is_no_beginning(tmp_path: Path) -> None:
+    plain, second = place(tmp_path, "plain"), place(tmp_path, "second", "modes.central.rounds=2")
+    begin([plain], tmp_path / "stems", workers=1)
+    shutil.rmtree(Stem(settings=plain.settings, root=tmp_path / "stems").folder.checkpoint)
+    with pytest.raises(RunError, match="has no checkpoint: remove it"):
+        begin([second], tmp_path / "stems", workers=1)
+    assert not second.begun
 
 
 def test_a_cell_without_a_warm_up_is_left_to_the_sweep(tmp_path: Path) -> None:

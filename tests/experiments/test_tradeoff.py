@@ -258,9 +258,16 @@ def test_a_part_is_of_the_sweep_of_the_simpler_methods_or_of_both() -> None:
 
 def test_a_recipe_may_differ_by_epsilon() -> None:
     table = {"steps": 3, "learning_rate": 1.0, "at": {"10": {"learning_rate": 10.0}}}
-    assert run.recipe_of(table, 10.0) == {"steps": 3, "learning_rate": 10.0}
-    assert run.recipe_of(table, 1.0) == {"steps": 3, "learning_rate": 1.0}
-    assert run.recipe_of({}, 1.0) == {}
+    assert run.recipe_of("m", table, 10.0, [0.5, 10]) == {"steps": 3, "learning_rate": 10.0}
+    assert run.recipe_of("m", table, 0.5, [0.5, 10]) == {"steps": 3, "learning_rate": 1.0}
+    assert run.recipe_of("m", {}, 1.0, [1.0]) == {}
+    with pytest.raises(ConfigError, match=r"m\.at: expected some of 0\.5, 1 as quoted keys, got '10'"):
+        run.recipe_of("m", table, 1.0, [0.5, 1.0])
+
+
+def test_a_data_set_without_recipes_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"data\.name: expected one of mnist, got 'digits'"):
+        run.jobs_of({"mnist": {}}, run.HERE / "config.toml", ['data.name="digits"'], full=False)
 
 
 def test_a_simpler_methods_record_is_known_by_what_decides_it() -> None:
@@ -268,11 +275,14 @@ def test_a_simpler_methods_record_is_known_by_what_decides_it() -> None:
         settings = config.parse("", list(overrides))
         return Job(method="dp_merf", epsilon=1.0, seed=0, settings=settings, recipe=recipe).digest
 
-    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}, 'data.directory="/elsewhere"')
-    assert digest({"a": 1}) != digest({"a": 2})
-    assert digest({"a": 1}) == digest({"a": 1}, "sampler.steps=7", "modes.central.rounds=3")  # a network's
+    plain = digest({"features": 9})
+    assert digest({"epochs": 5, "features": 9}, 'data.directory="/elsewhere"') == plain  # 5 is the default
+    assert digest({"features": 8}) != plain
+    assert digest({"features": 9}, "sampler.steps=7", "modes.central.rounds=3") == plain  # a network's
     for decisive in ("evaluation.samples=90", "privacy.delta=1e-6", "federation.declared_records=7"):
-        assert digest({"a": 1}) != digest({"a": 1}, decisive)
+        assert digest({"features": 9}, decisive) != plain
+    with pytest.raises(ConfigError, match=r"dp_merf: expected some of features, .* got feature"):
+        digest({"feature": 9})
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from typing import Any, Literal, get_args
 
@@ -14,12 +14,18 @@ from experiments.sweeping import settings_digest
 from experiments.tradeoff.baselines import class_gaussians, class_means, dp_classifier, dp_merf
 from experiments.tradeoff.baselines.release import RELATION, UNIT, VIEW, Plan
 from secure_fed_diffusion.data.datasets import Dataset, ImageSet, load
+from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.evaluation.evaluator import Evaluator
 from secure_fed_diffusion.evaluation.prototypes import nearest_mean_accuracy
 from secure_fed_diffusion.federation.settings import RunSettings
 
 Method = Literal["class_means", "class_gaussians", "dp_merf", "dp_classifier"]
 METHODS: tuple[Method, ...] = get_args(Method)
+RECIPES = {
+    "class_gaussians": class_gaussians.Recipe,
+    "dp_merf": dp_merf.Recipe,
+    "dp_classifier": dp_classifier.Recipe,
+}  # the class means have no more than a clip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +38,22 @@ class Job:
     settings: RunSettings
     recipe: dict[str, Any] = field(default_factory=dict)
 
+    def whole_recipe(self) -> dict[str, Any]:
+        """Return the recipe with its defaults.
+
+        Raises:
+            ConfigError: it has a key that the method does not know.
+        """
+        if self.method not in RECIPES:
+            return self.recipe
+        try:
+            return asdict(RECIPES[self.method](**self.recipe))
+        except TypeError:
+            known = ", ".join(field.name for field in fields(RECIPES[self.method]))
+            raise ConfigError(
+                f"expected some of {known}, got {', '.join(self.recipe)}", key=self.method
+            ) from None
+
     @property
     def digest(self) -> str:
         """What decides its record: of the settings the data, the measures and the promise, and its recipe."""
@@ -43,7 +65,7 @@ class Job:
             federation=replace(plain.federation, declared_records=own.federation.declared_records),
             privacy=replace(plain.privacy, delta=own.privacy.delta),
         )
-        what = repr((settings_digest(decisive), sorted(self.recipe.items())))
+        what = repr((settings_digest(decisive), sorted(self.whole_recipe().items())))
         return sha256(what.encode()).hexdigest()[:12]
 
     @property
