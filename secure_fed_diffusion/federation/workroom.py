@@ -34,6 +34,7 @@ from secure_fed_diffusion.federation.settings import LocalSettings, RunSettings,
 _WORTH = 4e11  # parameters times pixels times records: less is done before a worker has started
 _FIXED = 7e8  # of the same, what one client's part of one round costs however few its records
 _HELD_BYTES = 1 << 28  # of vectors in one group
+_NEARLY = 1.05  # of a fair share of the clients, for the worker with the most
 _RECORDS_IN_GROUP = 512  # expected: enough that the padding of the last micro-batch does not count
 
 
@@ -197,7 +198,11 @@ def _work(plan: Plan) -> float:
 
 
 def group_size(plan: Plan, n: int) -> int:
-    """Return how many clients are computed together: from public figures, so that all workers are busy."""
+    """Return how many clients are computed together: from public figures, so that all workers are busy.
+
+    Small groups let masks be made while others are computed, and as many of them as there are workers, or a
+    multiple, leave no worker waiting at the end: the smallest that does, or nearly.
+    """
     recipe, federation = plan.recipe, plan.federation
     if not isinstance(recipe, StepSettings):
         return 1
@@ -206,4 +211,17 @@ def group_size(plan: Plan, n: int) -> int:
     turns = max(1, round(expected / (n * _RECORDS_IN_GROUP)))
     longest = max(release.length for release in plan.releases.values())
     in_memory = max(1, _HELD_BYTES // (8 * longest))
-    return min(in_memory, -(-cohort // (n * turns)))
+    fair = -(-cohort // n)
+    least = -(-cohort // (n * turns))
+    sizes = range(min(in_memory, least), min(in_memory, fair) + 1)
+    shares = {size: _busiest(cohort, size, n) for size in sizes}
+    good = max(_NEARLY * fair, min(shares.values()))
+    return next(size for size, share in shares.items() if share <= good)
+
+
+def _busiest(cohort: int, size: int, n: int) -> int:
+    """Return how many clients fall to the worker with the most, groups going to whoever is free."""
+    loads = [0] * n
+    for first in range(0, cohort, size):
+        loads[loads.index(min(loads))] += min(size, cohort - first)
+    return max(loads)

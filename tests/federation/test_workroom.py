@@ -167,6 +167,25 @@ def test_a_number_of_workers_that_is_none_is_refused(workers: str) -> None:
         settings_for("distributed", f"run.workers={workers}")
 
 
+@pytest.mark.parametrize(
+    ("cohort", "records", "workers", "size"),
+    [
+        (10, 2048, 2, 5),  # groups of three would leave four to one worker and six to the other
+        (10, 4125, 2, 5),
+        (10, 4125, 5, 1),
+        (100, 4125, 2, 13),  # 52 and 48: near enough, and masks are made meanwhile
+        (12, 9000, 2, 1),
+    ],
+)
+def test_no_worker_waits_long_for_another(cohort: int, records: int, workers: int, size: int) -> None:
+    plan = plan_of()
+    federation = replace(
+        plan.federation, clients=cohort, clients_per_round=cohort, declared_records=10 * records
+    )
+    recipe = replace(plan.recipe, sampling_rate=0.1)
+    assert group_size(replace(plan, federation=federation, recipe=recipe), workers) == size
+
+
 def test_groups_are_made_of_public_figures_and_hold_bounded_memory() -> None:
     plan = plan_of()
     assert group_size(plan, 2) == 3
