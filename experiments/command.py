@@ -21,15 +21,13 @@ from typing import IO, NoReturn
 
 from secure_fed_diffusion.errors import ConfigError, RunError, SecureFedDiffusionError
 
-STOPPED = 130  # the status after Ctrl-C
-
 
 def finish(main: Callable[[], int | None]) -> NoReturn:
     """Run `main` on the command line and leave; an error that is meant for a person is one line."""
     try:
         raise SystemExit(main() or 0)
     except KeyboardInterrupt:
-        _leave("stopped", STOPPED)
+        _leave("stopped", 130)
     except ConfigError as error:
         _leave(str(error), 2)
     except SecureFedDiffusionError as error:
@@ -39,7 +37,7 @@ def finish(main: Callable[[], int | None]) -> NoReturn:
 
 
 def run_to_its_end(command: Sequence[str], *, stdout: int | IO[bytes] | None = None) -> int:
-    """Run a command and return its status; Ctrl-C is its own to answer, and is passed on when it is done.
+    """Run a command and return its status; Ctrl-C is its own to answer, and is raised here when it is done.
 
     `subprocess.run` would kill it a quarter of a second after the first Ctrl-C, and what it started with it
     would go on alone.
@@ -52,7 +50,7 @@ def run_to_its_end(command: Sequence[str], *, stdout: int | IO[bytes] | None = N
                 break
             except KeyboardInterrupt:
                 stopped = True
-    if stopped and status != STOPPED:
+    if stopped:
         raise KeyboardInterrupt
     return status
 

@@ -21,7 +21,7 @@ GRIDS = {
     "digits": "digits_results.json",
     "xray": "xray_results.json",
 }
-FIGURES = {"tstr_cnn": "TSTR, CNN", "prototype_accuracy": "prototypes", "fid": "FID, the set's LeNet"}
+FIGURES = {"tstr_cnn": "TSTR, CNN", "prototype_accuracy": "prototypes", "fid_lenet": "FID, the set's LeNet"}
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
@@ -47,11 +47,7 @@ def row(same: Sequence[dict[str, Any]]) -> list[str]:
 
 def _figure(record: dict[str, Any], name: str) -> float | None:
     """Return a figure by the beginning of its name; shares in percent."""
-    found = [
-        value
-        for key, value in record.items()
-        if (key == name or key.startswith(f"{name}_")) and "_floor_" not in key
-    ]
+    found = [value for key, value in record.items() if key.startswith(name)]
     if not found or found[0] is None:
         return None
     return float(found[0]) * (1 if name.startswith("fid") else 100)

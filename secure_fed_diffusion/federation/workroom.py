@@ -200,8 +200,8 @@ def _work(plan: Plan) -> float:
 def group_size(plan: Plan, n: int) -> int:
     """Return how many clients are computed together: from public figures, so that all workers are busy.
 
-    Small groups let masks be made while others are computed, and as many of them as there are workers, or a
-    multiple, leave no worker waiting at the end: the smallest that does, or nearly.
+    It is the smallest size at which no worker has much more than a fair share: masks of small groups are made
+    while others are computed.
     """
     recipe, federation = plan.recipe, plan.federation
     if not isinstance(recipe, StepSettings):

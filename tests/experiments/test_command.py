@@ -88,13 +88,14 @@ def test_ctrl_c_leaves_a_command_the_time_to_stop_what_it_started(tmp_path: Path
         encoding="utf-8",
     )
     done = interrupted(
-        "import sys\nfrom experiments.command import run_to_its_end\n"
-        "raise SystemExit(run_to_its_end([sys.executable, 'child.py']))",
+        "import sys\nfrom experiments.command import finish, run_to_its_end\n"
+        "finish(lambda: run_to_its_end([sys.executable, 'child.py']))",
         tmp_path,
     )
     assert (tmp_path / "put away").exists()
     assert done.returncode == 130
-    assert done.stderr == ""
+    assert done.stderr.endswith(": stopped\n")
+    assert done.stderr.count("\n") == 1
 
 
 @dataclass
