@@ -6,7 +6,7 @@ stretches none of them; waiting for the disk is not in them.  A part's seconds h
 it.  A share is a part's seconds over those of the whole round, and the median of the rounds' shares.
 
 `alone`: each client fills its own micro-batches, as in an institution's own process.  `together`: one process
-computes for all of them, in shared ones, as the engine's workers do (`federation.together`).
+computes for all of them, in shared ones, as a run in one process does (`federation.together`).
 
 Not measured: other processes, the network, evaluation.
 
@@ -20,7 +20,6 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,14 +37,13 @@ from secure_fed_diffusion.engines.side_by_side import SideBySide
 from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.federation import contribution, together
 from secure_fed_diffusion.federation.client import Client
-from secure_fed_diffusion.federation.contribution import Contributor
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.prepare import plan_for
 from secure_fed_diffusion.federation.rounds import run_rounds
 from secure_fed_diffusion.federation.server import Server
 from secure_fed_diffusion.federation.settings import RunSettings
 from secure_fed_diffusion.federation.workbench import Workbench
-from secure_fed_diffusion.federation.workroom import Asked, HandedIn
+from secure_fed_diffusion.federation.workroom import HandedIn, in_this_process
 from secure_fed_diffusion.secagg import masks
 from secure_fed_diffusion.training.local import ClientData
 
@@ -118,14 +116,14 @@ class Federation:
         bench = Workbench.make(settings, image_shape=IMAGE_SHAPE, n_classes=N_CLASSES, device="cpu")
         plan = plan_for(settings, facts, bench.model)
         bench.require_exact_micro_batches(plan)
+        images = _images(settings)
         contributors = {
-            client_id: bench.contributor(plan, client_id, images)
-            for client_id, images in _images(settings).items()
+            client_id: bench.contributor(plan, client_id, own) for client_id, own in images.items()
         }
         keys = {client_id: secagg.SigningKey.generate() for client_id in contributors}
         roster = secagg.Roster({client_id: key.public for client_id, key in keys.items()})
         ledger = Ledger.create(folder / "ledger.jsonl", plan.terms("benchmark", "0" * 64))
-        beside = _computed_here(contributors) if joined else None
+        beside = in_this_process(plan, images, bench) if joined else None
         clients = {
             client_id: Client(
                 "benchmark",
@@ -167,20 +165,6 @@ def _images(settings: RunSettings) -> dict[int, ImageSet]:
     images = rng.integers(0, 256, (n, *IMAGE_SHAPE), dtype=np.uint8)
     whole = ImageSet(images, rng.integers(0, N_CLASSES, n))
     return {client_id: whole.subset(slice(client_id, None, clients)) for client_id in range(clients)}
-
-
-def _computed_here(contributors: Mapping[int, Contributor]) -> SideBySide:
-    """Return what computes all clients' vectors together, in this process."""
-
-    def submit(asked: Sequence[Asked]) -> Future[Sequence[Any]]:
-        first, done = asked[0], Future[Sequence[Any]]()
-        these = [contributors[each.client_id] for each in asked]
-        done.set_result(
-            together.vectors(these, first.release, first.weights, number=first.number, attempt=first.attempt)
-        )
-        return done
-
-    return SideBySide(submit, group=len(contributors))
 
 
 @contextmanager

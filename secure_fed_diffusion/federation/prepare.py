@@ -2,8 +2,8 @@
 
 What cannot be honoured (a folder that is taken, a micro-batch that is not exact here, a budget that is
 spent) is refused here; `Run.execute` then only runs.  A run in one process is both parts together: the
-server's (`server_part`), and each client's with its own records; what the clients compute may be done by
-worker processes (`workroom`).
+server's (`server_part`), and each client's with its own records; what the clients compute is done for several
+at once, here or by worker processes (`workroom`).
 
 Not protected against: a machine whose kernels change between preparing and running.
 """
@@ -33,7 +33,7 @@ from secure_fed_diffusion.federation.run import Run
 from secure_fed_diffusion.federation.server_part import ServerPart, prepare_server
 from secure_fed_diffusion.federation.settings import RunSettings
 from secure_fed_diffusion.federation.workbench import Workbench
-from secure_fed_diffusion.federation.workroom import HandedIn, side_by_side, worker_count
+from secure_fed_diffusion.federation.workroom import HandedIn, side_by_side
 from secure_fed_diffusion.training.vectors import dimension
 
 
@@ -104,8 +104,7 @@ def prepare(
     )
     auditor = _auditor(part)
     images = {client_id: dataset.train.subset(indices) for client_id, indices in enumerate(parts)}
-    workers = worker_count(settings, plan, device=bench.device.type, entropy=entropy, coins=coins)
-    beside = side_by_side(settings, plan, images, workers) if workers > 1 else None
+    beside = side_by_side(settings, plan, images, bench, entropy=entropy, coins=coins)
     handlers = {}
     for client_id, own in images.items():
         contributor: Contribution

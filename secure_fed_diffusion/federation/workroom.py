@@ -1,10 +1,11 @@
-"""Many simulated clients, few who compute: worker processes that hold the clients' records.
+"""Many simulated clients, few who compute: this process, or worker processes that hold the clients' records.
 
 In a run in one process each client keeps its own state machine, policy and ledger here, and `HandedIn`
-stands for its `Contributor`: asked for a vector, it hands the request to a worker and waits.  The charge is
-on disk before it is asked (`Client`), so before anything is computed.  A worker has the records, one scratch
-model and the plan; coins and noise come from the operating system there; back come the vectors, which leave
-this process masked as ever.  A worker computes for several clients at once (`together`).
+stands for its `Contributor`: asked for a vector, it hands in the request and waits.  The charge is on disk
+before it is asked (`Client`), so before anything is computed.  What computes is a `Workroom`, here or in a
+worker: it has the records, one scratch model and the plan, draws coins and noise from the operating system,
+gives back the vectors, which leave this process masked as ever, and computes for several clients at once
+(`together`).
 
 Guarantees: with the same coins and noise a vector is to the bit what the client's `Contributor` alone would
 give, for any number of workers: each computes with `run.threads` threads, as this process would.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,9 +29,13 @@ from secure_fed_diffusion.data.images import ImageSet
 from secure_fed_diffusion.engines.side_by_side import SideBySide
 from secure_fed_diffusion.engines.workers import Workers
 from secure_fed_diffusion.entropy import Entropy, system
+from secure_fed_diffusion.errors import SecureFedDiffusionError
+from secure_fed_diffusion.federation.contribution import Contributor
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.release import Release
 from secure_fed_diffusion.federation.settings import LocalSettings, RunSettings, StepSettings
+from secure_fed_diffusion.federation.together import vectors
+from secure_fed_diffusion.federation.workbench import Workbench
 
 _WORTH = 4e11  # parameters times pixels times records: less is done before a worker has started
 _FIXED = 7e8  # of the same, what one client's part of one round costs however few its records
@@ -77,36 +83,15 @@ class Batch:
 
 @dataclass(slots=True, kw_only=True)
 class Workroom:
-    """What computes: the clients' records and a scratch model; made once in each worker."""
+    """What computes: the clients' records and a scratch model, whose bench has been found to be exact."""
 
-    settings: RunSettings
     plan: Plan
     images: Mapping[int, ImageSet] = field(repr=False)
-    _contributors: dict[int, Any] = field(default_factory=dict, repr=False)
-    _bench: Any = field(default=None, repr=False)
-
-    def open(self) -> Workroom:
-        """Build the model, and refuse a machine that cannot keep the plan's sensitivity.
-
-        Raises:
-            ConfigError: see `Workbench.require_exact_micro_batches`.
-        """
-        from secure_fed_diffusion.federation.workbench import Workbench
-
-        self._bench = Workbench.make(
-            self.settings,
-            image_shape=self.plan.image_shape,
-            n_classes=self.plan.n_classes,
-            device="cpu",
-            threads=self.settings.run.threads or 1,
-        )
-        self._bench.require_exact_micro_batches(self.plan)
-        return self
+    bench: Workbench = field(repr=False)
+    _contributors: dict[int, Contributor] = field(default_factory=dict, repr=False)
 
     def __call__(self, batch: Batch) -> list[npt.NDArray[np.uint64]]:
         """Return each client's vector."""
-        from secure_fed_diffusion.federation.together import vectors
-
         return vectors(
             [self._contributor(client_id) for client_id in batch.client_ids],
             batch.release,
@@ -115,9 +100,9 @@ class Workroom:
             attempt=batch.attempt,
         )
 
-    def _contributor(self, client_id: int) -> Any:
+    def _contributor(self, client_id: int) -> Contributor:
         if client_id not in self._contributors:
-            self._contributors[client_id] = self._bench.contributor(
+            self._contributors[client_id] = self.bench.contributor(
                 self.plan, client_id, self.images[client_id]
             )
         return self._contributors[client_id]
@@ -141,8 +126,28 @@ class HandedIn:
         return vector
 
 
-def side_by_side(settings: RunSettings, plan: Plan, images: Mapping[int, ImageSet], n: int) -> SideBySide:
-    """Return what runs the clients' handlers, with `n` worker processes that start when it is first used."""
+def side_by_side(
+    settings: RunSettings,
+    plan: Plan,
+    images: Mapping[int, ImageSet],
+    bench: Workbench,
+    *,
+    entropy: Entropy,
+    coins: Entropy,
+) -> SideBySide | None:
+    """Return what runs the clients' handlers and has their vectors computed; None: each computes its own.
+
+    That is where a test injects randomness, which is drawn in one order; with canaries, whose auditor notes
+    what each draws; and on a GPU, where nobody has tried whether the vectors are the same.
+    """
+    if entropy is not system or coins is not system or plan.canaries or bench.device.type != "cpu":
+        return None
+    n = worker_count(settings, plan)
+    return in_this_process(plan, images, bench) if n == 1 else in_workers(settings, plan, images, n)
+
+
+def in_workers(settings: RunSettings, plan: Plan, images: Mapping[int, ImageSet], n: int) -> SideBySide:
+    """Let `n` worker processes compute, which start when it is first used."""
     workers = Workers(n, partial(_open, settings, plan, images))
     return SideBySide(
         lambda asked: workers.submit(Batch.of(asked)),
@@ -156,17 +161,39 @@ def side_by_side(settings: RunSettings, plan: Plan, images: Mapping[int, ImageSe
 
 
 def _open(settings: RunSettings, plan: Plan, images: Mapping[int, ImageSet]) -> Workroom:
-    return Workroom(settings=settings, plan=plan, images=images).open()
+    """Build a worker's model, and refuse a machine that cannot keep the plan's sensitivity.
 
-
-def worker_count(settings: RunSettings, plan: Plan, *, device: str, entropy: Entropy, coins: Entropy) -> int:
-    """Return how many processes compute for the clients; 1 is this one.
-
-    One where a test injects randomness, which cannot be shared between processes in one order; with
-    canaries, whose auditor notes here what is drawn; and on a GPU, which runs one thing at a time anyway.
+    Raises:
+        ConfigError: see `Workbench.require_exact_micro_batches`.
     """
-    if entropy is not system or coins is not system or plan.canaries or device != "cpu":
-        return 1
+    bench = Workbench.make(
+        settings,
+        image_shape=plan.image_shape,
+        n_classes=plan.n_classes,
+        device="cpu",
+        threads=settings.run.threads or 1,
+    )
+    bench.require_exact_micro_batches(plan)
+    return Workroom(plan=plan, images=images, bench=bench)
+
+
+def in_this_process(plan: Plan, images: Mapping[int, ImageSet], bench: Workbench) -> SideBySide:
+    """Compute here, for a group of clients as soon as all of it have asked."""
+    room = Workroom(plan=plan, images=images, bench=bench)
+
+    def submit(asked: Sequence[Asked]) -> Future[Sequence[Any]]:
+        done: Future[Sequence[Any]] = Future()
+        try:
+            done.set_result(room(Batch.of(asked)))
+        except SecureFedDiffusionError as error:  # the clients' refusal; anything else ends the run
+            done.set_exception(error)
+        return done
+
+    return SideBySide(submit, group=group_size(plan, 1), same=Asked.goes_with)
+
+
+def worker_count(settings: RunSettings, plan: Plan) -> int:
+    """Return how many processes compute for the clients; 1 is this one."""
     wanted = settings.run.workers
     if wanted == "auto":
         wanted = _cores() if _work(plan) > _WORTH else 1
@@ -198,19 +225,21 @@ def _work(plan: Plan) -> float:
 
 
 def group_size(plan: Plan, n: int) -> int:
-    """Return how many clients are computed together: from public figures, so that all workers are busy.
+    """Return how many clients are computed together: from public figures, so that all `n` workers are busy.
 
-    It is the smallest size at which no worker has much more than a fair share: masks of small groups are made
-    while others are computed.
+    For one, which does one thing at a time, all that memory bears.  Else it is the smallest size at which no
+    worker has much more than a fair share: masks of small groups are made while others are computed.
     """
     recipe, federation = plan.recipe, plan.federation
     if not isinstance(recipe, StepSettings):
         return 1
     cohort = federation.clients_per_round
-    expected = federation.declared_records * recipe.sampling_rate * cohort / federation.clients
-    turns = max(1, round(expected / (n * _RECORDS_IN_GROUP)))
     longest = max(release.length for release in plan.releases.values())
     in_memory = max(1, _HELD_BYTES // (8 * longest))
+    if n == 1:
+        return min(in_memory, cohort)
+    expected = federation.declared_records * recipe.sampling_rate * cohort / federation.clients
+    turns = max(1, round(expected / (n * _RECORDS_IN_GROUP)))
     fair = -(-cohort // n)
     least = -(-cohort // (n * turns))
     sizes = range(min(in_memory, least), min(in_memory, fair) + 1)

@@ -1,11 +1,14 @@
-"""A run whose clients' work is done by worker processes: the same weights, the same ledger."""
+"""Clients computed together, here or by worker processes: the same weights, the same ledger."""
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,7 +23,14 @@ from secure_fed_diffusion.federation import workroom
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.prepare import prepare
 from secure_fed_diffusion.federation.run import Run
-from secure_fed_diffusion.federation.workroom import group_size, worker_count
+from secure_fed_diffusion.federation.workbench import Workbench
+from secure_fed_diffusion.federation.workroom import (
+    Asked,
+    group_size,
+    in_this_process,
+    side_by_side,
+    worker_count,
+)
 from tests.federation.small import federation, seeded, settings_for
 
 EXACT = (
@@ -70,22 +80,28 @@ WARMED = ("warmup.draws=1", "warmup.sampling_rate=1.0", "warmup.covariances.draw
 
 
 @pytest.mark.parametrize("also", [(), (*WARMED, "secagg.rounds_per_setup=3")])
-def test_the_weights_are_the_same_to_the_bit_for_every_number_of_workers(
+def test_the_weights_are_the_same_to_the_bit_whoever_computes(
     also: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noiseless(monkeypatch)
-    runs = {n: run_with(tmp_path / str(n), n, *EXACT, *also) for n in (1, 2)}
-    initial = runs[1].server.state_dict()["weights"].clone()
-    assert runs[1].engine.beside is None
-    assert runs[2].engine.beside is not None
-    alone, beside = (finish(runs[n]).server.state_dict()["weights"] for n in (1, 2))
-    assert torch.equal(alone, beside)
+    settings = settings_for("distributed", *EXACT, *also)
+    runs = {
+        "each": prepare(settings, tmp_path / "each", config_text=config.dump(settings), coins=os.urandom),
+        "here": run_with(tmp_path / "here", 1, *EXACT, *also),
+        "workers": run_with(tmp_path / "workers", 2, *EXACT, *also),
+    }
+    initial = runs["each"].server.state_dict()["weights"].clone()
+    assert runs["each"].engine.beside is None
+    assert [runs[way].engine.beside.n for way in ("here", "workers")] == [1, 2]
+    alone, *others = (finish(run).server.state_dict()["weights"] for run in runs.values())
+    assert all(torch.equal(alone, other) for other in others)
     assert not torch.equal(alone, initial)
-    assert charges(tmp_path / "1") == charges(tmp_path / "2")
+    assert charges(tmp_path / "each") == charges(tmp_path / "here") == charges(tmp_path / "workers")
 
 
-def test_a_charge_is_on_disk_before_its_work_is_handed_on(tmp_path: Path) -> None:
-    run = run_with(tmp_path / "run", 2, "modes.distributed.rounds=1", "warmup.draws=1")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_charge_is_on_disk_before_its_work_is_handed_on(workers: int, tmp_path: Path) -> None:
+    run = run_with(tmp_path / "run", workers, "modes.distributed.rounds=1", "warmup.draws=1")
     beside = run.engine.beside
     honest, seen = beside._submit, []
 
@@ -101,9 +117,10 @@ def test_a_charge_is_on_disk_before_its_work_is_handed_on(tmp_path: Path) -> Non
     assert len(seen) == 10
 
 
-def test_a_run_that_was_stopped_at_work_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_was_stopped_at_work_goes_on(workers: int, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    run = run_with(folder, 2, "modes.distributed.rounds=3", "warmup.draws=0")
+    run = run_with(folder, workers, "modes.distributed.rounds=3", "warmup.draws=0")
     beside = run.engine.beside
     honest = beside._submit
 
@@ -117,17 +134,42 @@ def test_a_run_that_was_stopped_at_work_goes_on(tmp_path: Path) -> None:
         finish(run)
     paid = charges(folder)
     assert {(number, attempt) for number, attempt, _ in paid} == {(1, 0), (2, 0)}
-    finish(run_with(folder, 2, "modes.distributed.rounds=3", "warmup.draws=0", resume=True))
+    finish(run_with(folder, workers, "modes.distributed.rounds=3", "warmup.draws=0", resume=True))
     assert charges(folder)[: len(paid)] == paid
     assert {(number, attempt) for number, attempt, _ in charges(folder)[len(paid) :]} == {(2, 1), (3, 0)}
     verify(folder / "ledger.jsonl")
 
 
-def test_workers_draw_fresh_coins_and_noise(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_whoever_computes_draws_fresh_coins_and_noise(workers: int, tmp_path: Path) -> None:
     overrides = ("warmup.draws=0", "modes.distributed.rounds=1")
-    runs = [finish(run_with(tmp_path / name, 2, *overrides)) for name in "ab"]
+    runs = [finish(run_with(tmp_path / name, workers, *overrides)) for name in "ab"]
     one, other = (run.server.state_dict()["weights"] for run in runs)
     assert np.mean(np.asarray(one) == np.asarray(other)) < 0.5
+
+
+def test_what_this_process_refuses_is_the_clients_refusal_and_an_accident_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings, plan = settings_for("distributed"), plan_of()
+    bench = Workbench.make(settings, image_shape=(1, 8, 8), n_classes=10, device="cpu")
+    monkeypatch.setattr(workroom.Workroom, "_contributor", lambda room, client_id: client_id)
+    beside = in_this_process(plan, {}, bench)
+    weights = np.zeros(plan.dimension, dtype=np.float32)
+
+    def asking(client_id: int) -> bytes:
+        return bytes(beside.ask(Asked(client_id, plan.releases["training"], weights, 1, 0)))
+
+    calls = {client_id: partial(asking, client_id) for client_id in range(3)}
+    refusal, accident = ConfigError("no room", key="run"), ValueError("a mistake")
+    monkeypatch.setattr(workroom, "vectors", Mock(side_effect=refusal))
+    assert beside.run({**calls, 3: lambda: b"asks for nothing"}) == {
+        **dict.fromkeys(calls, refusal),
+        3: b"asks for nothing",
+    }
+    monkeypatch.setattr(workroom, "vectors", Mock(side_effect=accident))
+    with pytest.raises(ValueError, match="a mistake"):
+        beside.run(calls)
 
 
 def plan_of(*overrides: str, mode: str = "distributed") -> Plan:
@@ -135,30 +177,42 @@ def plan_of(*overrides: str, mode: str = "distributed") -> Plan:
 
 
 @pytest.mark.parametrize(
-    ("injected", "overrides", "device", "expected"),
+    ("overrides", "expected"),
+    [(["run.workers=3"], 3), (["run.workers=99"], 5), (["run.workers=1"], 1), ([], 1)],
+)
+def test_how_many_compute(overrides: list[str], expected: int) -> None:
+    settings = settings_for("distributed", *overrides)
+    assert worker_count(settings, plan_of(*overrides)) == expected
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize(
+    ("injected", "overrides", "device"),
     [
-        ({}, ["run.workers=3"], "cpu", 3),
-        ({}, ["run.workers=1"], "cpu", 1),
-        ({}, ["run.workers=99"], "cpu", 5),
-        ({}, [], "cpu", 1),
-        ({}, ["run.workers=3"], "cuda", 1),
-        ({}, ["run.workers=3", "audit.canaries=4"], "cpu", 1),
-        ({"coins": seeded(1)}, ["run.workers=3"], "cpu", 1),
-        ({"entropy": seeded(1)}, ["run.workers=3"], "cpu", 1),
+        ({}, ["audit.canaries=4"], "cpu"),
+        ({}, [], "cuda"),
+        ({"coins": seeded(1)}, [], "cpu"),
+        ({"entropy": seeded(1)}, [], "cpu"),
     ],
 )
-def test_how_many_compute(injected: dict[str, Any], overrides: list[str], device: str, expected: int) -> None:
-    settings = settings_for("distributed", *overrides)
-    randomness = {"entropy": system, "coins": system} | injected
-    assert worker_count(settings, plan_of(*overrides), device=device, **randomness) == expected
+def test_where_the_order_counts_each_client_computes_its_own(
+    injected: dict[str, Any], overrides: list[str], device: str, workers: int
+) -> None:
+    settings = settings_for("distributed", f"run.workers={workers}", *overrides)
+    bench = Workbench.make(settings, image_shape=(1, 8, 8), n_classes=10, device="cpu")
+    randomness = {"entropy": system, "coins": system}
+    plan = plan_of(*overrides)
+    assert (side_by_side(settings, plan, {}, bench, **randomness) is None) == bool(overrides)
+    elsewhere = replace(bench, device=torch.device(device))
+    assert side_by_side(settings, plan, {}, elsewhere, **randomness | injected) is None
 
 
 def test_a_long_run_takes_the_cores_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     settings, plan = settings_for("distributed"), plan_of("modes.distributed.rounds=3000")
     monkeypatch.setattr(workroom, "_cores", lambda: 4)
-    assert worker_count(settings, plan, device="cpu", entropy=system, coins=system) == 4
+    assert worker_count(settings, plan) == 4
     monkeypatch.setattr(workroom, "_cores", lambda: 1)
-    assert worker_count(settings, plan, device="cpu", entropy=system, coins=system) == 1
+    assert worker_count(settings, plan) == 1
 
 
 @pytest.mark.parametrize("workers", ["0", "-1", '"many"', "1.5"])
@@ -173,6 +227,7 @@ def test_a_number_of_workers_that_is_none_is_refused(workers: str) -> None:
         (10, 2048, 2, 5),  # groups of three would leave four to one worker and six to the other
         (10, 4125, 2, 5),
         (10, 4125, 5, 1),
+        (100, 4125, 1, 100),  # one process waits for nobody
         (100, 4125, 2, 13),  # 52 and 48: near enough, and masks are made meanwhile
         (12, 9000, 2, 1),
     ],
@@ -188,10 +243,10 @@ def test_no_worker_waits_long_for_another(cohort: int, records: int, workers: in
 
 def test_groups_are_made_of_public_figures_and_hold_bounded_memory() -> None:
     plan = plan_of()
-    assert group_size(plan, 2) == 3
+    assert [group_size(plan, n) for n in (1, 2)] == [5, 3]
     for name in ("training", "prototypes"):  # the longest vector counts, whichever release it is of
         long = {name: replace(plan.releases[name], length=1 << 30)}
-        assert group_size(replace(plan, releases={**plan.releases, **long}), 2) == 1
+        assert [group_size(replace(plan, releases={**plan.releases, **long}), n) for n in (1, 2)] == [1, 1]
     assert group_size(plan_of(mode="local"), 2) == 1
     many = replace(plan.recipe, sampling_rate=1.0)
     federated = replace(plan.federation, declared_records=60_000)
