@@ -67,6 +67,9 @@ def finding(records: Sequence[Record]) -> str:
     """Name, for each ε, the changes whose interval leaves out zero, in accuracy and in FID."""
     sentences = []
     for epsilon in epsilons(records):
+        if len(values(records, BASE, epsilon, TSTR)) < 2:
+            sentences.append(f"At ε = {epsilon:g}, one run of each, which tells nothing from chance.")
+            continue
         parts = []
         for key, words, sign in ((TSTR, "more accurate", 1), (FID, "of lower FID", -1)):
             found = {v: e for v in variants(records) if v != BASE and (e := effect(records, v, epsilon, key))}

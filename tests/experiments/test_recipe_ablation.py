@@ -109,6 +109,7 @@ def test_the_table_and_the_sentence_say_what_is_clear_of_chance() -> None:
     assert "| no warm-up | 10 | 3 | 42.0 % | **-48.2 (" in text
     assert "| no average | 1 | 1 | 81.0 % | +1.0 |" in text
     assert "| no warm-up | 1 |" not in text
+    assert "At ε = 1, one run of each, which tells nothing from chance." in text
 
 
 def test_a_lower_fid_is_a_gain() -> None:
