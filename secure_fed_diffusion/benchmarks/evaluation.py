@@ -57,7 +57,7 @@ class Case:
     n_public: int = 5_000
     n_test: int = 10_000
     model: ModelSettings = field(default_factory=lambda: ModelSettings(channels=(16, 32), patch=2))
-    sampler: SamplerSettings = field(default_factory=lambda: SamplerSettings(steps=50))
+    sampler: SamplerSettings = field(default_factory=lambda: SamplerSettings(kind="ddim", steps=50))
     evaluation: EvaluationSettings = field(
         default_factory=lambda: EvaluationSettings(samples=10_000, classifiers=("cnn", "mlp", "logreg"))
     )

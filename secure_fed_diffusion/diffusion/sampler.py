@@ -64,7 +64,7 @@ _CLIPPED = {"thresholding": True, "sample_max_value": 1.0}
 
 
 def usual_sampler(settings: DiffusionSettings) -> SamplerSettings:
-    """Return the sampler of a process where none was chosen: stochastic DDIM, or Heun's steps for EDM."""
+    """Return the sampler of a process where none was chosen: DPM-Solver++, or Heun's steps for EDM."""
     default = SamplerSettings()
     steps = default.steps if settings.prediction == "edm" else min(default.steps, settings.timesteps)
     return SamplerSettings(kind=SAMPLERS[settings.prediction][0], steps=steps)

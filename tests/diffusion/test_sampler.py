@@ -113,8 +113,9 @@ def test_the_images_depend_on_the_label() -> None:
 
 def test_eta_adds_noise_on_the_way_and_zero_adds_none() -> None:
     unet = unet_of()
-    assert np.array_equal(draw(unet, eta=0.0), draw(unet, eta=0.0))
-    assert not np.array_equal(draw(unet, eta=0.0), draw(unet, eta=1.0))
+    without = draw(unet, kind="ddim", eta=0.0)
+    assert np.array_equal(without, draw(unet, kind="ddim", eta=0.0))
+    assert not np.array_equal(without, draw(unet, kind="ddim", eta=1.0))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -161,6 +162,9 @@ def test_more_steps_than_the_process_has_are_refused() -> None:
         ({"eta": -0.1}, "sampler.eta"),
         ({"batch": 0}, "sampler.batch"),
         ({"kind": "euler"}, "sampler.kind"),
+        ({"eta": 0.0}, "sampler.eta"),  # of DDIM alone
+        ({"eta": 0.5, "kind": "edm"}, "sampler.eta"),
+        ({"churn": 40.0}, "sampler.churn"),  # of EDM alone
         ({"guidance": -0.5}, "sampler.guidance"),
         ({"guidance": float("nan")}, "sampler.guidance"),
         ({"order": 0}, "sampler.order"),
