@@ -105,7 +105,7 @@ def test_the_table_and_the_sentence_say_what_is_clear_of_chance() -> None:
     results = {"command": "c", "commit": "1", "machine": "m", "records": RECORDS}
     text = table.markdown(results)
     assert "more accurate than the recipe none, the opposite no warm-up (-48.2);" in text
-    assert "| recipe | 10 | 3 | 90.2 % | – | 20.0 | – | 90.0 % | 1.5 |" in text
+    assert "| recipe | 10 | 3 | 90.2 % | – | 20.0 | – | – | 90.0 % | 1.5 |" in text
     assert "| no warm-up | 10 | 3 | 42.0 % | **-48.2 (" in text
     assert "| no average | 1 | 1 | 81.0 % | +1.0 |" in text
     assert "| no warm-up | 1 |" not in text
@@ -123,6 +123,7 @@ def test_a_lower_fid_is_a_gain() -> None:
     assert gained is not None
     assert gained.mean == pytest.approx(-10.0)
     assert gained.clear
+    assert table.by_seed(found[1:], "no average", 10.0, table.FID) == [-10.0, -10.0]  # seed 0 has no recipe
     said = table.finding(found)
     assert "of lower FID than the recipe no average (-10.0), the opposite no warm-up (+60.0)" in said
 
