@@ -26,7 +26,7 @@ from secure_fed_diffusion import config
 from secure_fed_diffusion.data.datasets import load
 from secure_fed_diffusion.diffusion.unet import build_unet
 from secure_fed_diffusion.dp import epsilon
-from secure_fed_diffusion.federation import assessment
+from secure_fed_diffusion.federation import assessment, workroom
 from secure_fed_diffusion.federation import prepare as prepare_module
 from secure_fed_diffusion.federation.contribution import Contributor
 from secure_fed_diffusion.federation.messages import ANNOUNCE, ROUND, STEPS, Announcement, Opening
@@ -107,17 +107,20 @@ class _Quiet:
 
 def _freeze() -> None:
     """Key every draw by client and round, so that an attempt changes nothing."""
-    honest = Contributor.vector
+    honest, together = Contributor.vector, workroom.vectors
+
+    def frozen(contributor: Contributor, number: int) -> Contributor:
+        key = contributor.client_id, number
+        return replace(contributor, entropy=seeded("noise", *key), coins=seeded("coins", *key))
 
     def vector(self: Contributor, release: Any, weights: Any, *, number: int, attempt: int) -> Any:
-        frozen = replace(
-            self,
-            entropy=seeded("noise", self.client_id, number),
-            coins=seeded("coins", self.client_id, number),
-        )
-        return honest(frozen, release, weights, number=number, attempt=0)
+        return honest(frozen(self, number), release, weights, number=number, attempt=0)
+
+    def vectors(them: Any, release: Any, weights: Any, *, number: int, attempt: int) -> Any:
+        return together([frozen(each, number) for each in them], release, weights, number=number, attempt=0)
 
     Contributor.vector = vector  # type: ignore[method-assign]
+    workroom.vectors = vectors
 
 
 def _note_frames(

@@ -13,11 +13,12 @@ import pytest
 from flwr.app import Context
 
 from secure_fed_diffusion import config
-from secure_fed_diffusion.federation import checkpoint
+from secure_fed_diffusion.federation import checkpoint, workroom
 from secure_fed_diffusion.federation.contribution import Contributor
 from secure_fed_diffusion.federation.prepare import prepare
 from secure_fed_diffusion.federation.run import Run
 from secure_fed_diffusion.federation.settings import RunSettings
+from secure_fed_diffusion.federation.together import vectors
 from secure_fed_diffusion.flower_app.client_app import Party
 from secure_fed_diffusion.flower_app.rehearsed_client import Rehearsal
 from secure_fed_diffusion.flower_app.simulation import SimulatedRun, prepare_simulation
@@ -48,15 +49,24 @@ TINY = (
 _honest = Contributor.vector
 
 
+def _frozen(contributor: Contributor, *place: int) -> Contributor:
+    key = contributor.client_id, *place
+    return replace(contributor, entropy=seeded("noise", *key), coins=seeded("coins", *key))
+
+
 def _keyed(self: Contributor, release: Any, weights: Any, *, number: int, attempt: int) -> Any:
-    key = self.client_id, number, attempt
-    frozen = replace(self, entropy=seeded("noise", *key), coins=seeded("coins", *key))
-    return _honest(frozen, release, weights, number=number, attempt=attempt)
+    return _honest(_frozen(self, number, attempt), release, weights, number=number, attempt=attempt)
+
+
+def _keyed_together(them: Any, release: Any, weights: Any, *, number: int, attempt: int) -> Any:
+    frozen = [_frozen(each, number, attempt) for each in them]
+    return vectors(frozen, release, weights, number=number, attempt=attempt)
 
 
 def freeze() -> None:
     """Key every client's draws; in tests of this process through the fixture below, which takes it back."""
     Contributor.vector = _keyed  # type: ignore[method-assign]
+    workroom.vectors = _keyed_together
 
 
 class FrozenRehearsal(Rehearsal):
@@ -75,6 +85,7 @@ def leave_out_measurements(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("secure_fed_diffusion.federation.assessment.Assessment.measure", lambda *_, **__: {})
     patch.setattr("secure_fed_diffusion.federation.assessment.HOLDOUT_RECORDS", 16)
     patch.setattr(Contributor, "vector", _keyed)
+    patch.setattr(workroom, "vectors", _keyed_together)
 
 
 def tiny(mode: str, *overrides: str) -> RunSettings:
