@@ -16,11 +16,12 @@ Not protected against: it is a simulation's short cut; whoever computes for seve
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secure_fed_diffusion.diffusion.objective import Draws
 from secure_fed_diffusion.federation.contribution import Contributor, Integers
@@ -99,15 +100,14 @@ def sums_by_owner(
 
 
 _FEW = 4  # rows whose norms are compared at every place
-_answers: dict[tuple[object, ...], bool] = {}  # by all that the order of additions depends on
+_answers: WeakKeyDictionary[nn.Module, dict[int, bool]] = WeakKeyDictionary()
 
 
 def _norms_stand_alone(contributor: Contributor, size: int) -> bool:
-    shapes = tuple(tuple(parameter.shape) for parameter in contributor.model.parameters())
-    key = (size, torch.get_num_threads(), shapes)
-    if key not in _answers:
-        _answers[key] = norms_stand_alone(contributor, size)
-    return _answers[key]
+    known = _answers.setdefault(contributor.model, {})
+    if size not in known:
+        known[size] = norms_stand_alone(contributor, size)
+    return known[size]
 
 
 def norms_stand_alone(contributor: Contributor, size: int) -> bool:

@@ -90,7 +90,6 @@ def test_a_machine_whose_norms_do_not_stand_alone_computes_client_by_client(
 ) -> None:
     it = federation(settings_for("distributed"))
     release = it.plan.releases["training"]
-    monkeypatch.setattr(together, "_answers", {})
     monkeypatch.setattr(together, "norms_stand_alone", lambda *_: False)
     monkeypatch.setattr(together, "sums_by_owner", None)
     alone, weights = sides(it)
