@@ -1,7 +1,7 @@
 """The audit of a folder: correct runs pass, broken ones are accused by name, and nothing is claimed unseen.
 
-The coins are the operating system's and the noise is seeded; a correct run is accused with probability
-below 1e-6 by the conformance tests, and by its lower bound (confidence 0.95, far from tight) next to never.
+Coins and noise are seeded.  How often a bound or a test is wrong is counted elsewhere (`test_lower_bounds`,
+`test_conformance`).
 """
 
 from __future__ import annotations
