@@ -30,6 +30,7 @@ UNREACHABLE = (
     "No matching distribution found",
     "Failed to establish a new connection",
     "Max retries exceeded",
+    "Read timed out",
 )
 
 SECURE_SUM = """

@@ -102,7 +102,9 @@ def test_the_researchers_tutorial_does_what_it_says(here: Callable[[], Path]) ->
 
 def test_the_privacy_officers_tutorial_does_what_it_says(here: Callable[[], Path]) -> None:
     first = next(blocks("researcher"))
-    (here() / "small.toml").write_text(first.text, encoding="utf-8")
+    # With the default of 0.01 an honest run would be accused in one of 130 calls of this test.
+    text = f"{first.text}\n[audit]\nfalse_alarm = 1e-6\n"
+    (here() / "small.toml").write_text(text, encoding="utf-8")
     assert follow("privacy_officer") == 6
     assert (here() / "comparison.html").is_file()
 

@@ -159,7 +159,7 @@ def test_an_accident_at_work_ends_the_exchange_and_every_handler(accident: BaseE
     with pytest.raises(type(accident)):
         engine.exchange(dict.fromkeys(range(9), b""), round=1, phase="any")
     assert after == [0, 1, 2]
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
 
 
 def test_an_interrupt_while_work_is_waited_for_leaves_no_handler_behind() -> None:
@@ -175,7 +175,7 @@ def test_an_interrupt_while_work_is_waited_for_leaves_no_handler_behind() -> Non
             dict.fromkeys(range(5), b""), round=1, phase="any"
         )
     assert after == []
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
 
 
 def test_an_accident_in_a_handler_is_no_refusal() -> None:

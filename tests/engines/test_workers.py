@@ -57,8 +57,13 @@ def is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    state = Path(f"/proc/{process}/stat")
-    return not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    if not Path("/proc").is_dir():
+        return True
+    try:
+        state = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # reaped since
+        return False
+    return state.rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def wait_until_gone(process: int) -> bool:

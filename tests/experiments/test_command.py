@@ -130,7 +130,9 @@ def test_ctrl_c_ends_jobs_side_by_side_without_a_traceback(tmp_path: Path) -> No
         "import time\nfrom dataclasses import dataclass\nfrom pathlib import Path\n"
         "@dataclass\nclass Job:\n    name: str\n"
         "def quick_then_slow(job):\n"
-        "    if job.name == 'slow':\n        Path('ready').touch()\n        time.sleep(60)\n"
+        "    if job.name == 'slow':\n"
+        "        while not Path('out/quick.json').exists():\n            time.sleep(0.01)\n"
+        "        Path('ready').touch()\n        time.sleep(60)\n"
         "    return {'name': job.name}\n",
         encoding="utf-8",
     )

@@ -10,7 +10,7 @@ from secure_fed_diffusion.dp.mechanism import INNER_STDDEV
 from secure_fed_diffusion.federation.rounds import run_rounds
 from tests.federation.small import federation, settings_for
 
-ERROR = 1e-6  # probability that a correct run fails one of these tests, two-sided
+ERROR = 1e-9  # probability that a correct run fails one of these tests, two-sided
 
 
 def assert_variance(noise: np.ndarray, variance: float) -> None:

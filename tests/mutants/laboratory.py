@@ -2,7 +2,7 @@
 
 Nothing here imitates the package: the plan, the clients, the server, the secure sum, the ledger and the
 auditor are its own, only the network and the data are small.  Every stream of randomness that decides a
-result is seeded, so a check says the same each time; keys and masks come from the operating system.
+result is seeded, those of keys and masks too where masks are looked at, so a check says the same each time.
 
 A `Laboratory` is built while a mutant is in place, and holds what several checks look at: a run of each
 kind is made when the first check asks for it.
@@ -296,7 +296,11 @@ class Laboratory:
     @cached_property
     def distributed(self) -> Played:
         """A masked run with noise shares and canaries."""
-        return self.play(self.federation("distributed", f"audit.canaries={CANARIES}"))
+        return self.play(
+            self.federation(
+                "distributed", f"audit.canaries={CANARIES}", protocol=lambda client: seeded("keys", client)
+            )
+        )
 
     @cached_property
     def central(self) -> Played:

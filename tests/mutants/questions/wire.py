@@ -78,7 +78,12 @@ def _uniform(lab: Laboratory) -> str | None:
     "late frames stay masked", "Of a client called lost, the server can take off the masks of pairs alone."
 )
 def _late(lab: Laboratory) -> str | None:
-    it = lab.federation("distributed", "warmup.draws=0", "modes.distributed.rounds=2")
+    it = lab.federation(
+        "distributed",
+        "warmup.draws=0",
+        "modes.distributed.rounds=2",
+        protocol=lambda client: seeded("keys", client),
+    )
     release, honest, pair_mask_key = it.plan.releases["training"], it.engine.handlers[0], keys.pair_mask_key
     uncovered: list[npt.NDArray[Any]] = []
     known: list[bytes] = []
