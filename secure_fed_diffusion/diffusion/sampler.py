@@ -45,7 +45,6 @@ from secure_fed_diffusion.diffusion.class_conditional_pipeline import (
 from secure_fed_diffusion.diffusion.objective import scheduler_config
 from secure_fed_diffusion.diffusion.settings import (
     PREDICTIONS,
-    SAMPLERS,
     DiffusionSettings,
     SamplerSettings,
     require_sampler,
@@ -64,10 +63,9 @@ _CLIPPED = {"thresholding": True, "sample_max_value": 1.0}
 
 
 def usual_sampler(settings: DiffusionSettings) -> SamplerSettings:
-    """Return the sampler of a process where none was chosen: DPM-Solver++, or Heun's steps for EDM."""
-    default = SamplerSettings()
-    steps = default.steps if settings.prediction == "edm" else min(default.steps, settings.timesteps)
-    return SamplerSettings(kind=SAMPLERS[settings.prediction][0], steps=steps)
+    """Return the sampler of a process where none was chosen: a run's, in no more steps than it has."""
+    steps = SamplerSettings().steps
+    return SamplerSettings(steps=steps if settings.prediction == "edm" else min(steps, settings.timesteps))
 
 
 def make_scheduler(settings: DiffusionSettings, sampler: SamplerSettings | None = None) -> SchedulerMixin:

@@ -2,8 +2,9 @@
 
 Each handler runs until it asks for its piece of work (`ask`) or ends, one after the other and in their order:
 what a handler does before it asks is done in that order, whatever is computed when.  What they asked for is
-handed on in groups, and while it is computed the next handlers begin.  At most `ahead` groups are under way,
-so what is held at once does not grow with how many handlers there are.
+handed on in groups; if it is computed elsewhere the next handlers begin meanwhile.  At most `ahead` groups
+are under way when another is begun, and a result is let go when its handler ends: what is held at once,
+threads among it, does not grow with how many handlers there are.
 
 What a handler does before `ask` is over before its group is handed on: a charge that is synced there is on
 disk before anything is computed.
@@ -144,8 +145,9 @@ class _Walk:
 
     def begin(self) -> bool:
         """Run until it asks (True) or ends (False)."""
-        self._thread = threading.Thread(target=self._go, daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._go, daemon=True)
+        thread.start()
+        self._thread = thread  # not before: one that could not start cannot be waited for either
         self._paused.wait()
         return self._asked
 
@@ -165,9 +167,10 @@ class _Walk:
         self._paused.set()
         self._answered.wait()
         self.job = None  # its weights need not outlive the wait
-        if isinstance(self._answer, BaseException):
-            raise self._answer
-        return self._answer
+        answer, self._answer = self._answer, None  # nor does its result outlive the call
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
     def answer(self, result: Any) -> None:
         self._answer = result

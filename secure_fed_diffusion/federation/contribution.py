@@ -142,7 +142,20 @@ class Contributor:
         records, drawn = self.drawn(release, weights, key)
         size = self.micro_batch(recipe)
         chunks = micro_batches(self.model, self.objective, records, size)
-        total = np.pad(integer_sum(chunks, release.grid, self.plan.dimension), (0, release.canaries))
+        total = integer_sum(chunks, release.grid, self.plan.dimension)
+        return self.with_canaries(total, drawn, release, micro_batch=size, key=key)
+
+    def with_canaries(
+        self,
+        total: Integers,
+        drawn: npt.NDArray[np.intp],
+        release: Release,
+        *,
+        micro_batch: int,
+        key: DrawKey,
+    ) -> Integers:
+        """Return the records' sum with the canaries' coordinates behind it, those `drawn` added and noted."""
+        total = np.pad(total, (0, release.canaries))
         if self.planted is None or not release.canaries:
             return total
         _, _, number, attempt = key
@@ -152,7 +165,7 @@ class Contributor:
             dimension=self.plan.dimension,
             n_canaries=release.canaries,
             clip_norm=release.grid.clip_norm,
-            micro_batch=size,
+            micro_batch=micro_batch,
         )
         as_chunks = ({"canaries": torch.from_numpy(part)} for part in rows)
         return total + integer_sum(as_chunks, release.grid, release.length)

@@ -104,7 +104,8 @@ def prepare(
     )
     auditor = _auditor(part)
     images = {client_id: dataset.train.subset(indices) for client_id, indices in enumerate(parts)}
-    beside = side_by_side(settings, plan, images, bench, entropy=entropy, coins=coins)
+    planted = {} if auditor is None else {client_id: auditor.planted(client_id) for client_id in images}
+    beside = side_by_side(settings, plan, images, bench, entropy=entropy, coins=coins, planted=planted)
     handlers = {}
     for client_id, own in images.items():
         contributor: Contribution
@@ -117,7 +118,7 @@ def prepare(
                 own,
                 entropy=entropy,
                 coins=coins,
-                planted=None if auditor is None else auditor.planted(client_id),
+                planted=planted.get(client_id),
             )
         handlers[client_id] = _client(part, contributor, entropy).handle
     run = part.run(InProcessEngine(handlers, rehearsed(settings), beside))

@@ -29,11 +29,8 @@ from secure_fed_diffusion.federation.release import Release
 from secure_fed_diffusion.federation.schedule import PHASES
 from secure_fed_diffusion.federation.settings import StepSettings
 from secure_fed_diffusion.training.exactness import random_records
-from secure_fed_diffusion.training.per_example import (
-    Records,
-    Sample,
-    micro_batches,
-)
+from secure_fed_diffusion.training.local import DrawKey
+from secure_fed_diffusion.training.per_example import Records, Sample, micro_batches
 from secure_fed_diffusion.training.vectors import integer_sum, load_flat, record_norms
 
 
@@ -141,13 +138,14 @@ def vectors(
 ) -> list[npt.NDArray[np.uint64]]:
     """Return what `Contributor.vector` of each would; all share one scratch model.
 
-    Gradients of one step are computed together; other releases, and steps with canaries, client by client.
+    Gradients of one step are computed together, the canaries' rows added to each owner's sum; other releases
+    client by client.  Nothing that our own errors are raised for here depends on a record: with one client's
+    computation a whole group's is refused.
     """
     first = contributors[0]
     place = {"number": number, "attempt": attempt}
     if (
         release.name not in PHASES
-        or release.canaries
         or not isinstance(first.plan.recipe, StepSettings)
         or len(contributors) == 1
     ):
@@ -156,10 +154,12 @@ def vectors(
     if not _norms_stand_alone(first, size):
         return [each.vector(release, weights, **place) for each in contributors]
     load_flat(first.model, torch.from_numpy(weights[: first.plan.dimension]))
-    samples = [
-        each.drawn(release, weights, (each.plan.seed, each.client_id, number, attempt))[0]
-        for each in contributors
-    ]
+    keys: list[DrawKey] = [(each.plan.seed, each.client_id, number, attempt) for each in contributors]
+    drawn = [each.drawn(release, weights, key) for each, key in zip(contributors, keys, strict=True)]
+    samples = [sample for sample, _ in drawn]
     chunks = micro_batches(first.model, first.objective, Joined(samples), size)
     sums = sums_by_owner(chunks, [len(sample) for sample in samples], release, first.plan.dimension)
-    return [each.noised(total, release) for each, total in zip(contributors, sums, strict=True)]
+    return [
+        each.noised(each.with_canaries(total, canaries, release, micro_batch=size, key=key), release)
+        for each, key, (_, canaries), total in zip(contributors, keys, drawn, sums, strict=True)
+    ]

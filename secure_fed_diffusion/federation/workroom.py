@@ -8,7 +8,8 @@ gives back the vectors, which leave this process masked as ever, and computes fo
 (`together`).
 
 Guarantees: with the same coins and noise a vector is to the bit what the client's `Contributor` alone would
-give, for any number of workers: each computes with `run.threads` threads, as this process would.
+give, for any number of workers, if `run.threads` names the threads (0, the default, is one in a worker and
+torch's choice here).
 
 Not protected against: see `contribution`; and the parent sees what a simulation's process always saw.
 """
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from secure_fed_diffusion.audit.canaries import Planted
 from secure_fed_diffusion.data.images import ImageSet
 from secure_fed_diffusion.engines.side_by_side import SideBySide
 from secure_fed_diffusion.engines.workers import Workers
@@ -39,7 +41,9 @@ from secure_fed_diffusion.federation.workbench import Workbench
 
 _WORTH = 4e11  # parameters times pixels times records: less is done before a worker has started
 _FIXED = 7e8  # of the same, what one client's part of one round costs however few its records
-_HELD_BYTES = 1 << 28  # of vectors in one group
+_HELD_BYTES = 1 << 28  # of one group
+_COORDINATE_BYTES = 20  # of a client in a group: its weights, its sum, its sum with noise
+_MOST = 64  # clients in a group: each waits in a thread of its own
 _NEARLY = 1.05  # of a fair share of the clients, for the worker with the most
 _RECORDS_IN_GROUP = 512  # expected: enough that the padding of the last micro-batch does not count
 
@@ -88,6 +92,7 @@ class Workroom:
     plan: Plan
     images: Mapping[int, ImageSet] = field(repr=False)
     bench: Workbench = field(repr=False)
+    planted: Mapping[int, Planted] = field(default_factory=dict, repr=False)
     _contributors: dict[int, Contributor] = field(default_factory=dict, repr=False)
 
     def __call__(self, batch: Batch) -> list[npt.NDArray[np.uint64]]:
@@ -103,7 +108,7 @@ class Workroom:
     def _contributor(self, client_id: int) -> Contributor:
         if client_id not in self._contributors:
             self._contributors[client_id] = self.bench.contributor(
-                self.plan, client_id, self.images[client_id]
+                self.plan, client_id, self.images[client_id], planted=self.planted.get(client_id)
             )
         return self._contributors[client_id]
 
@@ -134,16 +139,20 @@ def side_by_side(
     *,
     entropy: Entropy,
     coins: Entropy,
+    planted: Mapping[int, Planted],
 ) -> SideBySide | None:
     """Return what runs the clients' handlers and has their vectors computed; None: each computes its own.
 
-    That is where a test injects randomness, which is drawn in one order; with canaries, whose auditor notes
-    what each draws; and on a GPU, where nobody has tried whether the vectors are the same.
+    That is where a test injects randomness, which is drawn in one order; on a GPU, where nobody has tried
+    whether the vectors are the same; and where nothing would be shared.  With canaries `planted` this
+    process computes: the auditor's notes of what was drawn lie here.
     """
-    if entropy is not system or coins is not system or plan.canaries or bench.device.type != "cpu":
+    if entropy is not system or coins is not system or bench.device.type != "cpu":
         return None
-    n = worker_count(settings, plan)
-    return in_this_process(plan, images, bench) if n == 1 else in_workers(settings, plan, images, n)
+    n = 1 if planted else worker_count(settings, plan)
+    if n > 1:
+        return in_workers(settings, plan, images, n)
+    return in_this_process(plan, images, bench, planted) if group_size(plan, 1) > 1 else None
 
 
 def in_workers(settings: RunSettings, plan: Plan, images: Mapping[int, ImageSet], n: int) -> SideBySide:
@@ -177,9 +186,11 @@ def _open(settings: RunSettings, plan: Plan, images: Mapping[int, ImageSet]) -> 
     return Workroom(plan=plan, images=images, bench=bench)
 
 
-def in_this_process(plan: Plan, images: Mapping[int, ImageSet], bench: Workbench) -> SideBySide:
-    """Compute here, for a group of clients as soon as all of it have asked."""
-    room = Workroom(plan=plan, images=images, bench=bench)
+def in_this_process(
+    plan: Plan, images: Mapping[int, ImageSet], bench: Workbench, planted: Mapping[int, Planted]
+) -> SideBySide:
+    """Compute here, for a group of clients as soon as all of it have asked; then the next ones begin."""
+    room = Workroom(plan=plan, images=images, bench=bench, planted=planted)
 
     def submit(asked: Sequence[Asked]) -> Future[Sequence[Any]]:
         done: Future[Sequence[Any]] = Future()
@@ -189,7 +200,7 @@ def in_this_process(plan: Plan, images: Mapping[int, ImageSet], bench: Workbench
             done.set_exception(error)
         return done
 
-    return SideBySide(submit, group=group_size(plan, 1), same=Asked.goes_with)
+    return SideBySide(submit, group=group_size(plan, 1), ahead=0, same=Asked.goes_with)
 
 
 def worker_count(settings: RunSettings, plan: Plan) -> int:
@@ -227,22 +238,24 @@ def _work(plan: Plan) -> float:
 def group_size(plan: Plan, n: int) -> int:
     """Return how many clients are computed together: from public figures, so that all `n` workers are busy.
 
-    For one, which does one thing at a time, all that memory bears.  Else it is the smallest size at which no
-    worker has much more than a fair share: masks of small groups are made while others are computed.
+    For one, which does one thing at a time, all that memory and threads bear, in groups of like size.  Else
+    it is the smallest size at which no worker has much more than a fair share: masks of small groups are
+    made while others are computed.
     """
     recipe, federation = plan.recipe, plan.federation
     if not isinstance(recipe, StepSettings):
         return 1
     cohort = federation.clients_per_round
     longest = max(release.length for release in plan.releases.values())
-    in_memory = max(1, _HELD_BYTES // (8 * longest))
+    most = min(_MOST, max(1, _HELD_BYTES // (_COORDINATE_BYTES * longest)))
     if n == 1:
-        return min(in_memory, cohort)
+        groups = -(-cohort // most)
+        return -(-cohort // groups)
     expected = federation.declared_records * recipe.sampling_rate * cohort / federation.clients
     turns = max(1, round(expected / (n * _RECORDS_IN_GROUP)))
     fair = -(-cohort // n)
     least = -(-cohort // (n * turns))
-    sizes = range(min(in_memory, least), min(in_memory, fair) + 1)
+    sizes = range(min(most, least), min(most, fair) + 1)
     shares = {size: _busiest(cohort, size, n) for size in sizes}
     good = max(_NEARLY * fair, min(shares.values()))
     return next(size for size, share in shares.items() if share <= good)

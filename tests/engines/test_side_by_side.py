@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -35,6 +36,12 @@ def later(function: Callable[[Sequence[Any]], Sequence[Any]]) -> Submit:
         return future
 
     return submit
+
+
+class Result:
+    """Something that can be seen to be let go."""
+
+    frame = b"frame"
 
 
 def engine_of(beside: SideBySide, n: int, before: list[int], after: list[int]) -> InProcessEngine:
@@ -100,6 +107,43 @@ def test_only_so_many_groups_are_ahead_of_the_slowest() -> None:
     engine_of(beside, 20, before, []).exchange(dict.fromkeys(range(20), b""), round=1, phase="any")
     assert len(held) == 10
     assert most <= 3
+
+
+@pytest.mark.parametrize(("group", "ahead", "most"), [(5, 0, 5), (5, 1, 10), (1, 1, 2)])
+def test_results_and_threads_are_let_go_while_the_others_wait(group: int, ahead: int, most: int) -> None:
+    threads = threading.active_count()
+    results: list[weakref.ref[Result]] = []
+    alive: list[int] = []
+
+    def submit(jobs: Sequence[int]) -> Future[Sequence[Any]]:
+        found = [Result() for _ in jobs]
+        results.extend(map(weakref.ref, found))
+        alive.append(sum(result() is not None for result in results))
+        assert threading.active_count() - threads <= most
+        return done(found)
+
+    beside = SideBySide(submit, group=group, ahead=ahead)
+    calls = {c: lambda c=c: beside.ask(c).frame for c in range(40)}
+    assert beside.run(calls) == dict.fromkeys(range(40), b"frame")
+    assert len(alive) == 40 // group
+    assert max(alive) <= most
+
+
+def test_a_thread_that_cannot_start_is_the_error_that_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, threads = threading.Thread.start, threading.active_count()
+
+    def start(thread: threading.Thread) -> None:
+        if threading.active_count() >= threads + 3:
+            raise RuntimeError("can't start new thread")
+        honest(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    after: list[int] = []
+    beside = SideBySide(lambda jobs: done(list(jobs)), group=9)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        engine_of(beside, 9, [], after).exchange(dict.fromkeys(range(9), b""), round=1, phase="any")
+    assert after == []
+    assert threading.active_count() <= threads
 
 
 def test_jobs_that_do_not_go_together_are_handed_on_apart() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from secure_fed_diffusion.audit.canaries import Canaries, Planted, SampleNotes
 from secure_fed_diffusion.federation import contribution, together
 from secure_fed_diffusion.federation.contribution import Contributor
 from secure_fed_diffusion.federation.together import Joined, norms_stand_alone, sums_by_owner, vectors
@@ -57,6 +58,30 @@ def test_every_mode_and_release_is_computed_the_same(mode: str) -> None:
         found = vectors(beside, release, weights, number=2, attempt=0)
         for one, other in zip(expected, found, strict=True):
             assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("mode", ["distributed", "central"])
+def test_canaries_are_added_and_noted_as_each_client_alone_does(mode: str) -> None:
+    it = federation(settings_for(mode, "audit.canaries=40", f"modes.{mode}.sampling_rate=0.5"))
+    release = it.plan.releases["training"]
+    assert release.canaries == 40
+    dealt = Canaries.flip(40, clients=6, entropy=seeded("coins of the canaries"))
+    found, counts = {}, {}
+    for way in ("alone", "beside"):
+        notes = SampleNotes()
+        clients, weights = sides(it, mode)
+        clients = [
+            replace(each, planted=Planted(coordinates=dealt.of(each.client_id), notes=notes))
+            for each in clients
+        ]
+        if way == "alone":
+            found[way] = [each.vector(release, weights, number=2, attempt=1) for each in clients]
+        else:
+            found[way] = vectors(clients, release, weights, number=2, attempt=1)
+        counts[way] = notes.counts(2, 1, range(6), 40)
+    assert all(np.array_equal(one, other) for one, other in zip(*found.values(), strict=True))
+    assert np.array_equal(counts["alone"], counts["beside"])
+    assert counts["beside"].any()
 
 
 def test_clients_without_a_sampled_record_add_their_noise_alone(monkeypatch: pytest.MonkeyPatch) -> None:

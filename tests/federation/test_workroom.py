@@ -103,9 +103,10 @@ def test_the_weights_are_the_same_to_the_bit_whoever_computes(
 def test_a_charge_is_on_disk_before_its_work_is_handed_on(workers: int, tmp_path: Path) -> None:
     run = run_with(tmp_path / "run", workers, "modes.distributed.rounds=1", "warmup.draws=1")
     beside = run.engine.beside
-    honest, seen = beside._submit, []
+    honest, seen, groups = beside._submit, [], []
 
     def watched(asked: Any) -> Any:
+        groups.append(len(asked))
         on_disk = charges(tmp_path / "run")
         seen.extend((each.number, each.attempt, each.client_id) for each in asked)
         assert set(seen) <= set(on_disk)
@@ -114,7 +115,7 @@ def test_a_charge_is_on_disk_before_its_work_is_handed_on(workers: int, tmp_path
     beside._submit = watched
     finish(run)
     assert seen == charges(tmp_path / "run")
-    assert len(seen) == 10
+    assert groups == {1: [5, 5], 2: [3, 2, 3, 2]}[workers]  # of the class means, and of the step
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -154,7 +155,7 @@ def test_what_this_process_refuses_is_the_clients_refusal_and_an_accident_ends_t
     settings, plan = settings_for("distributed"), plan_of()
     bench = Workbench.make(settings, image_shape=(1, 8, 8), n_classes=10, device="cpu")
     monkeypatch.setattr(workroom.Workroom, "_contributor", lambda room, client_id: client_id)
-    beside = in_this_process(plan, {}, bench)
+    beside = in_this_process(plan, {}, bench, {})
     weights = np.zeros(plan.dimension, dtype=np.float32)
 
     def asking(client_id: int) -> bytes:
@@ -189,22 +190,48 @@ def test_how_many_compute(overrides: list[str], expected: int) -> None:
 @pytest.mark.parametrize(
     ("injected", "overrides", "device"),
     [
-        ({}, ["audit.canaries=4"], "cpu"),
+        ({}, ["privacy.mode=local"], "cpu"),
         ({}, [], "cuda"),
         ({"coins": seeded(1)}, [], "cpu"),
         ({"entropy": seeded(1)}, [], "cpu"),
     ],
 )
-def test_where_the_order_counts_each_client_computes_its_own(
+def test_where_the_order_counts_or_nothing_is_shared_each_client_computes_its_own(
     injected: dict[str, Any], overrides: list[str], device: str, workers: int
 ) -> None:
     settings = settings_for("distributed", f"run.workers={workers}", *overrides)
     bench = Workbench.make(settings, image_shape=(1, 8, 8), n_classes=10, device="cpu")
-    randomness = {"entropy": system, "coins": system}
+    usual = {"entropy": system, "coins": system, "planted": {}}
     plan = plan_of(*overrides)
-    assert (side_by_side(settings, plan, {}, bench, **randomness) is None) == bool(overrides)
-    elsewhere = replace(bench, device=torch.device(device))
-    assert side_by_side(settings, plan, {}, elsewhere, **randomness | injected) is None
+    alone = bool(overrides) and workers == 1  # local steps: side by side in workers, but never together
+    assert (side_by_side(settings, plan, {}, bench, **usual) is None) == alone
+    if injected or device != "cpu":
+        elsewhere = replace(bench, device=torch.device(device))
+        assert side_by_side(settings, plan, {}, elsewhere, **usual | injected) is None
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_with_canaries_this_process_computes_for_whatever_workers(workers: int, tmp_path: Path) -> None:
+    """That they are added and noted as drawn is `test_canaries`'s, whose runs are computed this way too."""
+    many = ("audit.canaries=40", "modes.distributed.rounds=2", "warmup.draws=0")
+    run = run_with(tmp_path / "run", workers, *many)
+    assert run.engine.beside.n == 1
+    groups: list[int] = []
+    honest = run.engine.beside._submit
+    run.engine.beside._submit = lambda asked: groups.append(len(asked)) or honest(asked)
+    finish(run)
+    assert groups == [5, 5]
+
+
+def test_requests_of_another_attempt_release_or_model_are_not_computed_together() -> None:
+    plan = plan_of()
+    weights = np.zeros(plan.dimension, dtype=np.float32)
+    asked = Asked(0, plan.releases["training"], weights, 2, 0)
+    assert asked.goes_with(replace(asked, client_id=1, weights=weights.copy()))
+    assert not asked.goes_with(replace(asked, number=3))
+    assert not asked.goes_with(replace(asked, attempt=1))
+    assert not asked.goes_with(replace(asked, release=plan.releases["prototypes"]))
+    assert not asked.goes_with(replace(asked, weights=weights + 1))
 
 
 def test_a_long_run_takes_the_cores_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +254,8 @@ def test_a_number_of_workers_that_is_none_is_refused(workers: str) -> None:
         (10, 2048, 2, 5),  # groups of three would leave four to one worker and six to the other
         (10, 4125, 2, 5),
         (10, 4125, 5, 1),
-        (100, 4125, 1, 100),  # one process waits for nobody
+        (10, 4125, 1, 10),  # one process waits for nobody
+        (100, 4125, 1, 50),  # two groups of at most 64
         (100, 4125, 2, 13),  # 52 and 48: near enough, and masks are made meanwhile
         (12, 9000, 2, 1),
     ],
