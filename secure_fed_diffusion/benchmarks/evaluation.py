@@ -1,9 +1,10 @@
 """What one evaluation costs, part by part: sampling, each metric, and a classifier trained on the samples.
 
 The images are noise of MNIST's size and numbers, and the network is untrained: no part takes another
-time for real ones.  `real_images` is what the test images take once a run, the floor included.  The sum of
-the other parts is what one evaluation takes; `share_of_six_minutes` compares it with the goal for 10,000
-samples on two cores.  Seconds are of the clock, so of a machine that does nothing else.
+time for real ones.  Sampling is by the sampler that a run has by default; `experiments/recipe_ablation` has
+it beside 50 steps of DDIM.  `real_images` is what the test images take once a run, the floor included.  The
+sum of the other parts is what one evaluation takes; `share_of_six_minutes` compares it with the goal for
+10,000 samples on two cores.  Seconds are of the clock, so of a machine that does nothing else.
 
 `ratios.training_step_over_plain` says how many times faster a step of TSTR's CNN is than the same with
 `nn.Dropout` and an unfused Adam: in turns in one process, the median over the turns of the quotient of the
@@ -57,7 +58,7 @@ class Case:
     n_public: int = 5_000
     n_test: int = 10_000
     model: ModelSettings = field(default_factory=lambda: ModelSettings(channels=(16, 32), patch=2))
-    sampler: SamplerSettings = field(default_factory=lambda: SamplerSettings(kind="ddim", steps=50))
+    sampler: SamplerSettings = field(default_factory=SamplerSettings)
     evaluation: EvaluationSettings = field(
         default_factory=lambda: EvaluationSettings(samples=10_000, classifiers=("cnn", "mlp", "logreg"))
     )
@@ -125,7 +126,8 @@ def run(
         "seconds": {**seconds, "one_evaluation": total},
         "memory_bytes": memory,
         "sizes": (
-            f"{len(labels)} samples of {case.image_shape}, {case.sampler.steps} steps, "
+            f"{len(labels)} samples of {case.image_shape}, "
+            f"{case.sampler.steps} steps of {case.sampler.kind}, "
             f"{case.n_test} test and {case.n_public} public images, {case.evaluation.tstr_epochs} epochs, "
             f"{sum(p.numel() for p in model.parameters())} parameters, threads: {threads}"
         ),

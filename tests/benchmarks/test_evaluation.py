@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from secure_fed_diffusion import config
 from secure_fed_diffusion.benchmarks import evaluation
 from secure_fed_diffusion.benchmarks.evaluation import Case
 from secure_fed_diffusion.diffusion.settings import ModelSettings, SamplerSettings
@@ -40,13 +41,17 @@ def test_every_part_is_timed_and_the_sum_is_of_what_one_evaluation_does(figures)
     assert figures["ratios"]["share_of_six_minutes"] == pytest.approx(seconds["one_evaluation"] / 360)
     assert figures["ratios"]["training_step_over_plain"] > 0
     assert figures["memory_bytes"] >= 0
-    assert "45 samples of (1, 8, 8), 2 steps, 50 test and 40 public images, 1 epochs" in figures["sizes"]
+    assert (
+        "45 samples of (1, 8, 8), 2 steps of dpm++, 50 test and 40 public images, 1 epochs"
+        in figures["sizes"]
+    )
     assert json.loads(json.dumps(figures)) == figures
 
 
-def test_by_default_it_is_ten_thousand_samples_of_mnist_at_fifty_steps() -> None:
+def test_by_default_it_is_ten_thousand_samples_of_mnist_by_the_sampler_of_a_run() -> None:
     case = Case()
-    assert (case.evaluation.samples, case.sampler.steps, case.evaluation.tstr_epochs) == (10_000, 50, 50)
+    assert (case.evaluation.samples, case.evaluation.tstr_epochs) == (10_000, 50)
+    assert case.sampler == config.parse("").sampler
     assert (case.dataset, case.image_shape, case.n_test) == ("mnist", (1, 28, 28), 10_000)
 
 
