@@ -217,7 +217,7 @@ class MachineSettings:
     One thread is the fastest for the small models of the experiments; 0 leaves the choice to torch.
     `workers` processes, of so many threads each (of one for 0), compute for the clients of a run in one
     process; 1 is that process itself, and "auto" as many as it may use cores, where the run is long enough to
-    pay for their start.  A run with canaries, and one on a GPU, have one, which computes client by client.
+    pay for their start.  A run with canaries, and one on a GPU, have one.
     """
 
     seed: int = 0

@@ -8,8 +8,8 @@ gives back the vectors, which leave this process masked as ever, and computes fo
 (`together`).
 
 Guarantees: with the same coins and noise a vector is to the bit what the client's `Contributor` alone would
-give, for any number of workers, if `run.threads` names the threads (0, the default, is one in a worker and
-torch's choice here).
+give, for any number of workers: each computes with `run.threads` threads, as this process does (but for 0,
+which is one thread in a worker and torch's choice here).
 
 Not protected against: see `contribution`; and the parent sees what a simulation's process always saw.
 """
