@@ -33,6 +33,7 @@ from secure_fed_diffusion.federation import folder as folder_module
 from secure_fed_diffusion.federation import prepare as prepare_module
 from secure_fed_diffusion.federation import rounds as rounds_module
 from secure_fed_diffusion.federation import run as run_module
+from secure_fed_diffusion.federation import together, workroom
 from secure_fed_diffusion.federation.contribution import Contributor
 from tests.federation.small import CONFIG, seeded
 
@@ -63,18 +64,36 @@ def sfd_run(
     capsys: pytest.CaptureFixture[str],
     leak: Callable[[pytest.MonkeyPatch], None] | None = None,
 ) -> Shown:
-    """Run the command; fill `contributions`, or where they are given hand those over."""
-    replaying = bool(contributions)
-    honest, prepare = Contributor.vector, prepare_module.prepare
+    """Run the command; fill `contributions`, or where they are given hand those over.
 
-    def vector(self: Contributor, release: Any, weights: Any, *, number: int, attempt: int) -> Any:
-        key = self.client_id, number, attempt
-        frozen = replace(self, entropy=seeded("noise", *key), coins=seeded("coins", *key))
-        computed = honest(frozen, release, weights, number=number, attempt=attempt)
+    Clients are computed as in any run: together where that is what a run does.
+    """
+    replaying = bool(contributions)
+    alone, beside, prepare = Contributor.vector, together.vectors, prepare_module.prepare
+    protocol = seeded("protocol")
+    groups: list[int] = []
+
+    def handed_over(contributor: Contributor, place: tuple[int, int], computed: Any) -> Any:
+        key = contributor.client_id, *place
         return contributions[key] if replaying else contributions.setdefault(key, computed)
 
+    def frozen(contributor: Contributor, *place: int) -> Contributor:
+        key = contributor.client_id, *place
+        return replace(contributor, entropy=seeded("noise", *key), coins=seeded("coins", *key))
+
+    def vector(self: Contributor, release: Any, weights: Any, *, number: int, attempt: int) -> Any:
+        computed = alone(frozen(self, number, attempt), release, weights, number=number, attempt=attempt)
+        return handed_over(self, (number, attempt), computed)
+
+    def vectors(contributors: Any, release: Any, weights: Any, *, number: int, attempt: int) -> Any:
+        groups.append(len(contributors))
+        still = [frozen(each, number, attempt) for each in contributors]
+        computed = beside(still, release, weights, number=number, attempt=attempt)
+        pairs = zip(contributors, computed, strict=True)
+        return [handed_over(each, (number, attempt), found) for each, found in pairs]
+
     def prepared(*args: Any, **kwargs: Any) -> Any:
-        return prepare(*args, **kwargs, entropy=seeded("protocol"))
+        return prepare(*args, **kwargs, entropy=protocol, coins=protocol)
 
     config = folder.parent / "config.toml"
     config.write_text(CONFIG)
@@ -84,6 +103,8 @@ def sfd_run(
         patch.setattr(prepare_module, "prepare", prepared)
         patch.setattr(folder_module, "system", seeded("run id"))
         patch.setattr(Contributor, "vector", vector)
+        patch.setattr(workroom, "vectors", vectors)
+        patch.setattr(workroom, "system", protocol)  # as if nothing were injected
         patch.setattr(time, "perf_counter", itertools.count(0.0, 1e-3).__next__)
         patch.setattr(sys, "argv", words)
         if leak is not None:
@@ -91,6 +112,7 @@ def sfd_run(
         with pytest.raises(SystemExit) as ended:
             cli.main()
     assert not ended.value.code
+    assert set(groups) == ({5} if mode in ("distributed", "central") else set())
     said = capsys.readouterr()
     files = {
         path.relative_to(folder).as_posix(): path.read_bytes()
