@@ -123,7 +123,7 @@ class Federation:
         keys = {client_id: secagg.SigningKey.generate() for client_id in contributors}
         roster = secagg.Roster({client_id: key.public for client_id, key in keys.items()})
         ledger = Ledger.create(folder / "ledger.jsonl", plan.terms("benchmark", "0" * 64))
-        beside = in_this_process(plan, images, bench) if joined else None
+        beside = in_this_process(plan, images, bench, {}) if joined else None
         clients = {
             client_id: Client(
                 "benchmark",
