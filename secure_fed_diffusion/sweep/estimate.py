@@ -20,11 +20,11 @@ from secure_fed_diffusion.data.facts import facts
 from secure_fed_diffusion.federation.settings import AveragingSettings, LocalSettings, RunSettings
 
 _PIXELS = 784.0  # of the images at which the rates were seen
-_PRIVATE_EXAMPLES = 250.0  # a second: gradient, clip, rounding
-_PLAIN_EXAMPLES = 600.0  # a second
+_PRIVATE_EXAMPLES = 400.0  # a second: gradient, clip, rounding
+_PLAIN_EXAMPLES = 720.0  # a second
 _SAMPLED_STEPS = 1500.0  # a second: one image, one step of the sampler
 _CLASSIFIED = 2500.0  # a second: one image, one epoch of TSTR's classifier
-_CLIENT_ROUND = 0.15  # seconds: keys, noise, mask, frames, ledger of one client
+_CLIENT_ROUND = 0.03  # seconds: keys, noise, mask, frames, ledger of one client
 _START = 12.0  # seconds: imports, data, extractor, calibration
 _ATTACK_PASSES = 2 * 2 * 1000 * 33  # images that membership inference shows to the network
 _EXTRACTED = 3  # a metric's images cost about as much again as so many sampler steps
