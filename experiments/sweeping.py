@@ -16,10 +16,13 @@ import json
 import math
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import replace
+from functools import reduce
 from hashlib import sha256
+from operator import getitem
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -144,16 +147,23 @@ def joined(
     return records
 
 
-def settings_digest(settings: RunSettings) -> str:
-    """Return a digest of all settings, defaults included, but for the machine's: cores, where files lie."""
+def settings_digest(settings: RunSettings, keys: Sequence[str] | None = None) -> str:
+    """Return a digest of all settings, defaults included, but for the machine's: cores, where files lie.
+
+    With `keys` (sections, or dotted keys) of those alone, so that no other setting's default moves it.
+    """
     anywhere = replace(
         settings,
         run=replace(MachineSettings(), seed=settings.run.seed),
         data=replace(settings.data, directory=None),
         evaluation=replace(settings.evaluation, inception_weights=None),
     )
+    written = config.dump(anywhere)
+    if keys is not None:
+        whole = tomllib.loads(written)
+        written = repr([(key, reduce(getitem, key.split("."), whole)) for key in keys])
     inception = "with Inception" if settings.evaluation.inception_weights else ""
-    return sha256((config.dump(anywhere) + inception).encode()).hexdigest()[:12]
+    return sha256((written + inception).encode()).hexdigest()[:12]
 
 
 def jsonable(row: Record) -> Record:

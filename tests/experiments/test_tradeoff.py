@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from experiments.tradeoff import published, run
 from experiments.tradeoff.baselines import class_gaussians, class_means, dp_classifier, dp_merf
-from experiments.tradeoff.baselines.measure import Job, measure
+from experiments.tradeoff.baselines.measure import METHODS, Job, measure
 from experiments.tradeoff.baselines.release import Plan
 from secure_fed_diffusion import config
 from secure_fed_diffusion.data.datasets import ImageSet, load
@@ -282,6 +283,15 @@ def test_a_simpler_methods_record_is_known_by_what_decides_it() -> None:
         assert digest({"features": 9}, decisive) != plain
     with pytest.raises(ConfigError, match=r"dp_merf: expected some of features, .* got feature"):
         digest({"feature": 9})
+
+
+def test_the_committed_records_of_the_simpler_methods_are_of_the_committed_recipes() -> None:
+    recipes = tomllib.loads((run.HERE / "baselines.toml").read_text(encoding="utf-8"))
+    wanted = {job.cell: job.digest for job in run.jobs_of(recipes, run.HERE / "config.toml", (), full=False)}
+    records = json.loads((run.HERE / "results.json").read_text(encoding="utf-8"))["records"]
+    held = {r["cell"]: r["settings"] for r in records if r["mode"] in METHODS}
+    assert len(held) >= 40
+    assert held.items() <= wanted.items()
 
 
 @pytest.mark.slow

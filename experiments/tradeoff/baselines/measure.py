@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from typing import Any, Literal, get_args
 
@@ -26,6 +26,8 @@ RECIPES = {
     "dp_merf": dp_merf.Recipe,
     "dp_classifier": dp_classifier.Recipe,
 }  # the class means have no more than a clip
+
+DECISIVE = ("data", "evaluation", "federation.declared_records", "privacy.delta")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,15 +59,7 @@ class Job:
     @property
     def digest(self) -> str:
         """What decides its record: of the settings the data, the measures and the promise, and its recipe."""
-        plain, own = RunSettings(), self.settings
-        decisive = replace(
-            plain,
-            data=own.data,
-            evaluation=own.evaluation,
-            federation=replace(plain.federation, declared_records=own.federation.declared_records),
-            privacy=replace(plain.privacy, delta=own.privacy.delta),
-        )
-        what = repr((settings_digest(decisive), sorted(self.whole_recipe().items())))
+        what = repr((settings_digest(self.settings, DECISIVE), sorted(self.whole_recipe().items())))
         return sha256(what.encode()).hexdigest()[:12]
 
     @property
