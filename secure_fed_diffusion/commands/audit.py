@@ -53,21 +53,29 @@ def _draw_audit(found: FolderAudit, path: Path) -> str | None:
 def _print_audit(records: Records, found: FolderAudit) -> None:
     from secure_fed_diffusion.reporting.audit_console import print_audit
     from secure_fed_diffusion.reporting.console import epsilon_table
+    from secure_fed_diffusion.reporting.wording import terms
 
     report = records.own
     figures = report.to_dict()
     guard = report.terms.guard.key
     print_audit(found)
+    mechanism = next(iter(report.terms.mechanisms.values()))
     if figures["rounds"]:
-        mechanism = next(iter(report.terms.mechanisms.values()))
         epsilon_table(
             list(figures["rounds"].values())[-1],
             delta=report.terms.delta,
             unit=mechanism.unit,
             relation=mechanism.relation,
         )
-    budget = report.terms.budget_epsilon
-    typer.echo("no budget: nothing is promised" if budget is None else f"budget: ε = {budget:g} in {guard}")
+    budget, of_what = (
+        report.terms.budget_epsilon,
+        terms(report.terms.delta, mechanism.unit, mechanism.relation),
+    )
+    typer.echo(
+        "no budget: nothing is promised"
+        if budget is None
+        else f"budget: ε = {budget:g} ({report.terms.accountant.upper()}) at {of_what}, view: {guard}"
+    )
     if report.terms.note:
         typer.echo(report.terms.note)
     for line in records.shared_lines():

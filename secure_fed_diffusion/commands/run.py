@@ -125,13 +125,18 @@ def _preparer(engine: Engine) -> Callable[..., Any]:
 
 def _announce(prepared: Any, progress: Any, resume: bool) -> None:
     """Say what is about to be spent, before it is."""
+    from secure_fed_diffusion.reporting.wording import terms
+
     plan = prepared.plan
     if plan.budget_epsilon is None:
         progress.note(f"mode {plan.mode}: no noise, no guarantee")
     else:
+        mechanism = plan.releases["training"].mechanism
+        of_what = terms(plan.privacy.delta, mechanism.unit, mechanism.relation)
         progress.note(
-            f"mode {plan.mode}: ε <= {plan.budget_epsilon:g} at δ = {plan.privacy.delta:g} in the view "
-            f"{plan.guard.key}, noise multiplier {plan.noise_multiplier:.3f}, {plan.dimension:,} parameters"
+            f"mode {plan.mode}: ε <= {plan.budget_epsilon:g} ({plan.privacy.accountant.upper()}) "
+            f"at {of_what}, view: {plan.guard.key}; noise multiplier {plan.noise_multiplier:.3f}, "
+            f"{plan.dimension:,} parameters"
         )
     for remark in plan.remarks():
         progress.note(remark)

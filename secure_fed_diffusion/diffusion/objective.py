@@ -13,7 +13,7 @@ The loss of ONE record is the mean over its K draws of (t, eps): noise multiplic
 clipping (Dockhorn et al. 2023, section 3.2), so K never changes the sensitivity.  For the same reason a
 record's K draws may depend on each other (`stratified`) and may hide its label (`label_dropout`).
 
-A record's draws are keyed by (seed, client, round, attempt, record): taking a record away shifts
+A record's draws are keyed by (seed, client, round, attempt, its own content): taking a record away shifts
 nobody else's draw, which is what makes neighbouring data sets differ in one summand only.
 
 >>> settings = DiffusionSettings(noise_multiplicity=4, stratified=True)
@@ -80,8 +80,8 @@ def draw(
 ) -> Draws:
     """Draw (t, eps) for each record from its own key; on the CPU, so every device sees the same.
 
-    These draws need no secrecy (they do not depend on the data) but they must not depend on the
-    other records of the batch.
+    These draws need no secrecy (nothing shows them, and they are the record's own) but they must not depend
+    on other records: not on those of the batch, and not on a place among them.
     """
     k = settings.noise_multiplicity
     timesteps = torch.empty((len(keys), k), dtype=torch.int64)

@@ -187,16 +187,19 @@ class Server:
         return tuple(sorted(self._plain)) if self._sums is None else self._sums.machine.survivors
 
     def total(self) -> npt.NDArray[np.int64]:
-        """Return the sum as centred integers (length,), with the trusted server's noise in `central`."""
+        """Return the sum as centred integers (length,), with the trusted server's noise in `central`.
+
+        The noise is added in the ring, before the reduction: a sum that a false declaration lets wrap around
+        is wrong then, and as private as any other.
+        """
         release = self._release
         if self._sums is None:
             ring = np.sum(list(self._plain.values()), axis=0, dtype=np.uint64)
         else:
             ring = self._sums.machine.total.astype(np.uint64)
-        total = centred(ring, release.modulus_bits)
         if release.mechanism.server_stddev:
-            total += draw_noise(release.mechanism.server_stddev, len(total), self._entropy)
-        return total
+            ring += draw_noise(release.mechanism.server_stddev, len(ring), self._entropy).view(np.uint64)
+        return centred(ring, release.modulus_bits)
 
     def apply(self, total: npt.NDArray[np.int64]) -> None:
         """Step the model along the sum; after the last sum of the warm-up, train on what was released."""

@@ -91,6 +91,21 @@ class Budget:
             )
         self._asked(lambda: self._ledger.reserve(reservation))
 
+    def require_not_begun(self, run_id: str) -> None:
+        """Refuse to begin a run's own ledger where the run is counted already.
+
+        A run is counted only once its ledger is on disk, so that file was there: to begin it anew would free
+        what it spent.
+
+        Raises:
+            LedgerError: it is counted, and stays so.
+        """
+        if self._asked(lambda: self._ledger.holds(run_id)) is not None:
+            raise LedgerError(
+                f"run {run_id} is counted in {self.path.name}, and its own ledger is gone: what it spent is "
+                "written nowhere, so it stays counted as it is and cannot go on"
+            )
+
     def settle(self, ledger: Ledger) -> None:
         """Count a run that is over for what its own ledger shows; a second call does nothing."""
         run_id = ledger.terms.run_id

@@ -96,7 +96,10 @@ def spent(settings: InstitutionSettings) -> str:
         LedgerError: a line of it was altered.
     """
     budget, path = settings.budget, Path(settings.machine.state) / SPENT
-    promised = f"of {budget.epsilon:g} at δ = {budget.delta:g}, unit {budget.unit}"
+    promised = (
+        f"of {budget.epsilon:g} ({budget.accountant.upper()}) at δ = {budget.delta:g}, unit: {budget.unit}, "
+        f"relation: {budget.relation}, each run in its own view"
+    )
     try:
         report = verify_shared(path)
     except RunError:

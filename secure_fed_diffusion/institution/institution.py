@@ -224,6 +224,8 @@ class Institution:
     def _open(
         self, files: RunFiles, agreement: Agreement, run_settings: RunSettings, plan: Plan
     ) -> _JoinedRun:
+        if self._budget is not None and not files.has_ledger():
+            self._budget.require_not_begun(agreement.run_id)
         ledger = files.open_ledger(plan, agreement.config_digest)
         try:
             client_files = ClientFiles(files.client)

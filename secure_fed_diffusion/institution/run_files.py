@@ -102,6 +102,10 @@ class RunFiles:
         fresh.replace(self.root / AGREEMENT)
         chain.sync_folder(self.root)
 
+    def has_ledger(self) -> bool:
+        """Tell whether this institution's ledger of the run was begun, and is still there."""
+        return self.ledger.exists() and b"\n" in self.ledger.read_bytes()
+
     def open_ledger(self, plan: Plan, config_digest: str) -> Ledger:
         """Begin this institution's ledger of the run, or go on with it.
 
@@ -110,7 +114,7 @@ class RunFiles:
             RunError: another process writes it, or it was begun under another plan.
         """
         terms = own_terms(plan, self._run_id, config_digest, self._client_id)
-        if not self.ledger.exists() or b"\n" not in self.ledger.read_bytes():
+        if not self.has_ledger():
             return Ledger.create(self.ledger, terms)
         ledger = Ledger.open(self.ledger)
         if ledger.terms != terms:

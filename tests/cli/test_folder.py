@@ -42,7 +42,9 @@ def test_a_run_ends_with_the_path_of_its_report(
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("mode distributed: ε <= 10 at δ = 1e-05 in the view sum_c1")
+    assert lines[0].startswith(
+        "mode distributed: ε <= 10 (PLD) at δ = 1e-5, unit: example, relation: add_remove, view: sum_c1; "
+    )
     assert any(line.startswith("round 1/2 · ε ") for line in lines)
     assert lines[-1] == f"report: {folder / 'report.html'}"
     assert "\x1b" not in done.stdout
@@ -74,7 +76,7 @@ def test_the_audit_says_what_it_can_and_cannot_exclude(sfd: Ask, folder: Path) -
     words = sfd("audit", folder)
     assert words.status == 0
     assert "truncation is not excluded" in words.out
-    assert "budget: ε = 10 in sum_c1" in words.out
+    assert "budget: ε = 10 (PLD) at δ = 1e-5, unit: example, relation: add_remove, view: sum_c1" in words.out
     assert f"head: {head}" in words.out
 
 

@@ -191,7 +191,7 @@ def test_the_audit_shows_both_ledgers(
 
     status, words = audit(tmp_path / "first")
     assert status == 0
-    assert "budget: ε = 4 in sum_c0" in words
+    assert "budget: ε = 4 (RDP) at δ = 1e-5, unit: example, relation: add_remove, view: sum_c0" in words
     assert f"data set digits: ε = {verify_shared(spent).epsilon:.4f} of 9 at δ = 1e-05 over 2 runs" in words
     status, answer = audit(tmp_path / "first", "--json")
     assert len(json.loads(answer)["shared"]["runs"]) == 2

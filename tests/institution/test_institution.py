@@ -227,6 +227,26 @@ def test_a_lost_account_is_noticed_before_the_run_goes_on(consortium: Coordinato
         exchange(consortium, {0: frames[0]})
 
 
+@pytest.mark.parametrize("lost", ["ledger.jsonl", "."])
+def test_a_run_whose_own_ledger_is_lost_stays_counted_in_full(consortium: Coordinator, lost: str) -> None:
+    consortium.join()
+    frames = consortium.server.open(1, 0)
+    while frames:
+        frames = consortium.server.take(exchange(consortium, frames))
+    consortium.restart(0)
+    path = run_folder(consortium, 0) / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    counted = verify_shared(home(consortium, 0) / "spent.jsonl")
+    with pytest.raises(LedgerError, match=r"its own ledger is gone: .* stays counted"):
+        consortium.join(0)
+    with pytest.raises((LedgerError, PhaseError)):
+        exchange(consortium, {0: consortium.server.open(2, 0)[0]})
+    consortium.institution(0).handle(leave(consortium.run_id))
+    after = verify_shared(home(consortium, 0) / "spent.jsonl")
+    assert after.epsilon == counted.epsilon > 0
+    assert not after.holdings[consortium.run_id].settled
+
+
 def test_a_rolled_back_ledger_is_noticed_at_the_next_announcement(consortium: Coordinator) -> None:
     consortium.join()
     ledger = run_folder(consortium, 0) / "ledger.jsonl"

@@ -14,6 +14,7 @@ from tests.mutants.questions.draws import DRAWS
 from tests.mutants.questions.ledger import LEDGER
 from tests.mutants.questions.plan import PLAN
 from tests.mutants.questions.replay import REPLAY
+from tests.mutants.questions.together import TOGETHER
 from tests.mutants.questions.wire import WIRE
 
 __all__ = ["CHECKS", "STOPS"]
@@ -21,6 +22,7 @@ __all__ = ["CHECKS", "STOPS"]
 CHECKS: dict[str, Check] = {
     **PLAN,
     **REPLAY,
+    **TOGETHER,
     **DRAWS,
     **LEDGER,
     **WIRE,

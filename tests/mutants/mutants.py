@@ -15,11 +15,13 @@ from tests.mutants.broken.mutant import Mutant
 from tests.mutants.broken.noise import NOISE
 from tests.mutants.broken.rows import ROWS
 from tests.mutants.broken.sampling import SAMPLING
+from tests.mutants.broken.together import TOGETHER
 from tests.mutants.broken.wire import WIRE
 
 MUTANTS: dict[str, Mutant] = {
     **CLIP,
     **ROWS,
+    **TOGETHER,
     **NOISE,
     **SAMPLING,
     **ACCOUNTING,

@@ -15,7 +15,13 @@ from secure_fed_diffusion.diffusion.unet import ModelSettings, build_unet
 from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.dp.noise import discrete_gaussian, poisson_sample
 from secure_fed_diffusion.training import local
-from secure_fed_diffusion.training.local import ClientData, LocalOptimizer, train_plain, train_private
+from secure_fed_diffusion.training.local import (
+    ClientData,
+    LocalOptimizer,
+    record_name,
+    train_plain,
+    train_private,
+)
 from secure_fed_diffusion.training.per_example import micro_batches
 from secure_fed_diffusion.training.vectors import dimension, flatten, integer_sum
 from tests.federation.small import seeded
@@ -32,10 +38,15 @@ def unet() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def data() -> ClientData:
+def held() -> ImageSet:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, size=(N, 1, 8, 8), dtype=np.uint8)
-    return ClientData(ImageSet(images, rng.integers(0, 3, size=N)), patch=1, device="cpu")
+    return ImageSet(images, rng.integers(0, 3, size=N))
+
+
+@pytest.fixture(scope="module")
+def data(held: ImageSet) -> ClientData:
+    return ClientData(held, patch=1, device="cpu")
 
 
 def private(model: nn.Module, data: ClientData, **changes: object) -> None:
@@ -206,15 +217,35 @@ def test_every_record_is_seen_once_an_epoch(data: ClientData, monkeypatch: pytes
     assert list(first) != list(second)
 
 
-def test_records_keep_their_draws_whoever_stands_beside_them(data: ClientData) -> None:
+def test_records_keep_their_draws_whoever_stands_beside_them(data: ClientData, held: ImageSet) -> None:
     several = data.records(np.array([2, 5, 11]), OBJECTIVE, KEY)
     alone = data.records(np.array([5]), OBJECTIVE, KEY)
     assert torch.equal(several.images[1], alone.images[0])
     assert torch.equal(several.draws.noise[1], alone.draws.noise[0])
-    direct = draw(OBJECTIVE.settings, (1, 8, 8), keys=[(*KEY, 5)])
+    name = record_name(held.images[5], int(held.labels[5]))
+    direct = draw(OBJECTIVE.settings, (1, 8, 8), keys=[(*KEY, name)])
     assert torch.equal(alone.draws.noise, direct.noise)
     assert torch.equal(alone.draws.timesteps, direct.timesteps)
     assert len(data.records(np.arange(0), OBJECTIVE, KEY)) == 0
+
+
+@pytest.mark.parametrize("gone", [0, 9, N - 1])
+def test_without_a_record_every_other_one_is_what_it_was(data: ClientData, held: ImageSet, gone: int) -> None:
+    rest = np.delete(np.arange(N), gone)
+    shorter = ClientData(held.subset(rest), patch=1, device="cpu").records(np.arange(N - 1), OBJECTIVE, KEY)
+    before = data.records(rest, OBJECTIVE, KEY)
+    assert torch.equal(shorter.images, before.images)
+    assert torch.equal(shorter.draws.timesteps, before.draws.timesteps)
+    assert torch.equal(shorter.draws.noise, before.draws.noise)
+
+
+def test_a_record_is_named_by_its_pixels_and_its_label(held: ImageSet) -> None:
+    image = held.images[0]
+    other = image.copy()
+    other[0, 7, 7] ^= 1
+    names = {record_name(image, 0), record_name(image, 1), record_name(image, -1), record_name(other, 0)}
+    assert len(names) == 4
+    assert record_name(image.copy(), 0) in names
 
 
 @pytest.mark.parametrize("sampling_rate", [0.3, 1.0])

@@ -113,7 +113,7 @@ CLAIM = Claim(
     asset="whether an image was trained on",
     statement=(
         "The loss of a model trained with noise (noise multiplier 1, 260 steps) tells members from others "
-        "far worse than that of one without: an AUC of about 0.66 instead of 1. No bound is claimed for it "
+        "far worse than that of one without: an AUC of about 0.67 instead of 1. No bound is claimed for it "
         "at this noise."
     ),
     defence="clip and noise on every step",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from secure_fed_diffusion.diffusion.objective import draw
 from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.federation import class_covariances, contribution
 from secure_fed_diffusion.federation.class_means import COUNT_SHARE
@@ -87,6 +88,21 @@ def _draws_keyed_by_position(honest: Honest) -> Honest:
         by_place = honest(self, np.arange(len(index)), objective, key)
         rows = torch.from_numpy(index)
         return Records(self.images[rows], self.labels[rows], by_place.draws)
+
+    return records
+
+
+@mutant(
+    ClientData,
+    "records",
+    "A record's draws are keyed by its row in the file: without one, all behind it move up.",
+    named="A7 gradients",
+)
+def _draws_keyed_by_row(honest: Honest) -> Honest:
+    def records(self: ClientData, index: Any, objective: Any, key: Any) -> Records:
+        found = honest(self, index, objective, key)
+        shape = tuple(found.images.shape[1:])
+        return replace(found, draws=draw(objective.settings, shape, keys=[(*key, int(i)) for i in index]))
 
     return records
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -15,7 +16,6 @@ from secure_fed_diffusion.audit.replay import Event, replay
 from secure_fed_diffusion.data.datasets import ImageSet
 from secure_fed_diffusion.entropy import Entropy
 from secure_fed_diffusion.federation import contribution
-from secure_fed_diffusion.federation.contribution import Contributor
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.schedule import ReleaseName
 from secure_fed_diffusion.training import local
@@ -28,17 +28,14 @@ REPLAY = Table()
 check = REPLAY.check
 
 
-def _without(self: Contributor, gap: int | None, ask: Callable[[Contributor], Any]) -> Any:
-    """Run a query on a data set in which record `gap` is missing, and nobody is renumbered."""
-    if gap is None:
-        return ask(self)
+@contextmanager
+def others_keep_their_coins(gap: int) -> Iterator[None]:
+    """Toss the coins of a data set from which record `gap` was taken: those behind it move up with theirs."""
     tossed, in_local = contribution.poisson_sample, local.poisson_sample
 
     def leave_out(honest: Callable[..., Any]) -> Callable[..., Any]:
-        def sample(*arguments: Any, **names: Any) -> Any:
-            flags = honest(*arguments, **names).copy()
-            flags[gap] = False
-            return flags
+        def sample(n: int, *arguments: Any, **names: Any) -> Any:
+            return np.delete(honest(n + 1, *arguments, **names), gap)
 
         return sample
 
@@ -46,7 +43,12 @@ def _without(self: Contributor, gap: int | None, ask: Callable[[Contributor], An
         patch.object(contribution, "poisson_sample", leave_out(tossed)),
         patch.object(local, "poisson_sample", leave_out(in_local)),
     ):
-        return ask(self)
+        yield
+
+
+def held_without(images: ImageSet, gap: int | None) -> ImageSet:
+    """Take record `gap` away: the file is shorter, and every row behind it moves up."""
+    return images if gap is None else images.subset(np.delete(np.arange(len(images)), gap))
 
 
 HELD = 40  # records of the client that is replayed: two micro-batches and a padded third
@@ -98,17 +100,12 @@ def _replayed(
     release = plan.releases[release_name]
     weights = announced(plan, release_name, pixel)
 
-    def query(left_out: int | None, entropy: Entropy, event: Event) -> npt.NDArray[Any]:
-        shorter = left_out == len(images) - 1  # the last one is really taken away, before it a gap is left
-        held = images.subset(slice(0, left_out)) if shorter else images
-        it = lab.contributor(plan, 0, held, entropy=entropy, coins=entropy)
-        if spoil is not None:
+    def query(gone: int | None, entropy: Entropy, event: Event) -> npt.NDArray[Any]:
+        it = lab.contributor(plan, 0, held_without(images, gone), entropy=entropy, coins=entropy)
+        if spoil is not None and gone is None:
             spoil(it.data.images)
-
-        def vector(it: Contributor) -> npt.NDArray[np.int64]:
+        with nullcontext() if gone is None else others_keep_their_coins(gone):
             return it.vector(release, weights, number=1, attempt=0).view(np.int64).copy()
-
-        return vector(it) if shorter else _without(it, left_out, vector)
 
     entropy = seeded("replay", seed)
     return replay(query, None, gap, sensitivity=release.grid.norm_bound, entropy=entropy).finding
@@ -176,14 +173,14 @@ def _replay_local(lab: Laboratory) -> str | None:
     grid, divisor = release.grid, 5
 
     def query(kept: tuple[int, int | None], entropy: Entropy, event: Event) -> npt.NDArray[Any]:
-        n, gap = kept
+        n, gone = kept
         model = TinyDenoiser()
-        it = lab.contributor(lab.plan("local"), 0, images.subset(slice(0, n)), entropy=entropy, coins=entropy)
+        held = held_without(images.subset(slice(0, n)), gone)
+        it = lab.contributor(lab.plan("local"), 0, held, entropy=entropy, coins=entropy)
         before = flatten(model).double()
-
-        def step(it: Contributor) -> None:
-            # At this rate of learning the weights move by the integers themselves.
-            rate = local.LocalOptimizer(optimizer="sgd", learning_rate=divisor * grid.scale)
+        # At this rate of learning the weights move by the integers themselves.
+        rate = local.LocalOptimizer(optimizer="sgd", learning_rate=divisor * grid.scale)
+        with nullcontext() if gone is None else others_keep_their_coins(gone):
             local.train_private(
                 model,
                 it.objective,
@@ -199,12 +196,10 @@ def _replay_local(lab: Laboratory) -> str | None:
                 sampling_entropy=entropy,
                 noise_entropy=entropy,
             )
-
-        _without(it, gap, step)
         return np.rint((before - flatten(model).double()).numpy()).astype(np.int64)
 
-    for whole, less in (((20, None), (20, 7)), ((20, None), (19, None)), ((1, None), (1, 0))):
-        found = replay(query, whole, less, sensitivity=grid.norm_bound, entropy=seeded("replay"))
+    for n, gone in ((20, 7), (20, 19), (1, 0)):
+        found = replay(query, (n, None), (n, gone), sensitivity=grid.norm_bound, entropy=seeded("replay"))
         if found.finding:
             return found.finding
     return None
