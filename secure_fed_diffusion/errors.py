@@ -57,11 +57,15 @@ class UnderNoisedError(PrivacyError):
 
 
 class LedgerError(SecureFedDiffusionError):
-    """The record of what was spent was altered; `line` is the first bad line, counted from 1."""
+    """The record of what was spent was altered; `line` is the first bad line, counted from 1.
 
-    def __init__(self, message: str, *, line: int | None = None) -> None:
+    `peer` is the other client whose signed word it is about; None: it is about one's own record.
+    """
+
+    def __init__(self, message: str, *, line: int | None = None, peer: int | None = None) -> None:
         super().__init__(f"line {line}: {message}" if line is not None else message)
         self.line = line
+        self.peer = peer
 
 
 class SecureAggregationError(SecureFedDiffusionError):

@@ -6,7 +6,7 @@ With z the residuals of a round and S₀ the plan's standard deviation, bet on s
 
 is a non-negative martingale that starts at 1 if the noise is what the plan says, so E ever reaches 1/α
 with probability at most α, however often and whenever one looks.  (Discrete Gaussians change the expected
-factor of a coordinate by less than 1e-100 at σ >= 8 grid units.)
+factor of a coordinate by less than 1e-48 at σ >= 8 grid units.)
 
 Not seen: too much noise, wrong sampling, noise used twice: `conformance` looks for those.
 

@@ -136,15 +136,20 @@ class HeadBook:
 
     def _learn(self, head: SignedHead) -> None:
         if not head.is_genuine(self._run_id, self._roster):
-            raise LedgerError(f"the head of line {head.line} is not signed by client {head.client_id}")
+            raise LedgerError(
+                f"the head of line {head.line} is not signed by client {head.client_id}", peer=head.client_id
+            )
         known = self._latest.get(head.client_id)
         if known is not None and head.line < known.line:
             raise LedgerError(
                 f"client {head.client_id} shows the head of line {head.line}, and had shown that of line "
-                f"{known.line}: its ledger went backwards"
+                f"{known.line}: its ledger went backwards",
+                peer=head.client_id,
             )
         if known is not None and head.line == known.line and head.head != known.head:
-            raise LedgerError(f"client {head.client_id} signed two different heads of line {head.line}")
+            raise LedgerError(
+                f"client {head.client_id} signed two different heads of line {head.line}", peer=head.client_id
+            )
         self._latest[head.client_id] = head
 
     def save(self) -> None:
@@ -207,14 +212,22 @@ class Witness:
         self._ledger, self._peers = ledger, peers
 
     def testify(self) -> SignedHead:
-        """Sign the head of this client's ledger as it is on disk."""
+        """Sign the head of this client's ledger as it is on disk, and keep one's own word with the peers'.
+
+        Raises:
+            LedgerError: it signed a head before that is not in its ledger.
+        """
+        require_own_word(self._peers.latest.get(self._client_id), self._ledger)
         line = self._ledger.lines
         head = self._ledger.digest_at(line)
         if head is None:
             raise LedgerError("an empty ledger has no head")
-        return SignedHead.sign(
+        signed = SignedHead.sign(
             self._key, run_id=self._run_id, client_id=self._client_id, line=line, head=head
         )
+        self._peers.learn(signed)
+        self._peers.save()
+        return signed
 
     def hear(self, heads: Sequence[SignedHead]) -> None:
         """Take the heads that the server shows.
@@ -236,11 +249,20 @@ class Witness:
             _statement(self._run_id, self._client_id, head.line, head.head)
         ):  # Ed25519 is deterministic
             raise LedgerError(f"the head of line {head.line} is not signed by client {self._client_id}")
-        if self._ledger.digest_at(head.line) != head.head.hex():
-            raise LedgerError(
-                f"client {self._client_id} signed a head of line {head.line} that is not in its ledger of "
-                f"{self._ledger.lines} lines: it was rolled back"
-            )
+        require_own_word(head, self._ledger)
+
+
+def require_own_word(head: SignedHead | None, ledger: Chain) -> None:
+    """Hold a ledger to what its own client signed of it; None: it has signed nothing yet.
+
+    Raises:
+        LedgerError: the head is not in it.
+    """
+    if head is not None and ledger.digest_at(head.line) != head.head.hex():
+        raise LedgerError(
+            f"client {head.client_id} signed a head of line {head.line} that is not in its ledger of "
+            f"{ledger.lines} lines: it was rolled back"
+        )
 
 
 def attach(head: SignedHead | None, frame: bytes) -> bytes:

@@ -189,8 +189,8 @@ class Server:
     def total(self) -> npt.NDArray[np.int64]:
         """Return the sum as centred integers (length,), with the trusted server's noise in `central`.
 
-        The noise is added in the ring, before the reduction: a sum that a false declaration lets wrap around
-        is wrong then, and as private as any other.
+        The noise is added in the ring, before the reduction: a sum that wraps around (its declaration was
+        false, or its sample large) is wrong then, and as private as any other.
         """
         release = self._release
         if self._sums is None:

@@ -61,7 +61,7 @@ def reticent(error: SecureFedDiffusionError) -> SecureFedDiffusionError:
     for kind, text in _OWN.items():
         if isinstance(error, kind):
             return kind(text)
-    if isinstance(error, LedgerError) and error.line is not None:  # of its own file; a peer's word has none
+    if isinstance(error, LedgerError) and error.peer is None:
         return LedgerError("refused: this institution's own ledger")
     return error
 

@@ -102,8 +102,8 @@ class Budget:
         """
         if self._asked(lambda: self._ledger.holds(run_id)) is not None:
             raise LedgerError(
-                f"run {run_id} is counted in {self.path.name}, and its own ledger is gone: what it spent is "
-                "written nowhere, so it stays counted as it is and cannot go on"
+                f"run {run_id} is counted in {self.path.name}, and its own ledger is gone: it stays counted "
+                "as it is, and cannot go on"
             )
 
     def settle(self, ledger: Ledger) -> None:

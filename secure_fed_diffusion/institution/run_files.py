@@ -17,7 +17,7 @@ from secure_fed_diffusion.dp import chain
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.dp.terms import Terms
 from secure_fed_diffusion.errors import FrameError, PolicyError, RunError
-from secure_fed_diffusion.federation.heads import write_roster
+from secure_fed_diffusion.federation.heads import read_heads, require_own_word, write_roster
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.settings import RunSettings
 from secure_fed_diffusion.federation.state import forget
@@ -130,7 +130,7 @@ def close_run(home: Path, run_id: str) -> bool:
 
     Raises:
         RunError: the node has it open, or its ledger is gone: it stays counted in full.
-        LedgerError: a line of a ledger was altered.
+        LedgerError: a line of a ledger was altered, or this institution signed more than it holds.
     """
     files = RunFiles(home, run_id, 0)
     if not re.fullmatch(r"[0-9a-f]{32}", run_id) or not files.root.exists():
@@ -138,9 +138,18 @@ def close_run(home: Path, run_id: str) -> bool:
     if not files.ledger.exists() or not (home / SPENT).exists():
         raise RunError(f"run {run_id} has no ledger any more, or {SPENT} is gone: nothing was changed")
     with Ledger.open(files.ledger) as ledger:
+        _require_own_words(files, ledger)
         known = close_by_hand(home / SPENT, ledger)
         forget(files.client)
     return known
+
+
+def _require_own_words(files: RunFiles, ledger: Ledger) -> None:
+    """Hold a ledger to the heads that its owner signed, wherever the run's folder keeps one."""
+    for path in files.root.rglob(PEERS):
+        for head in read_heads(path):
+            if head.client_id == ledger.terms.owner:
+                require_own_word(head, ledger)
 
 
 def own_terms(plan: Plan, run_id: str, config_digest: str, client_id: int) -> Terms:

@@ -2,8 +2,8 @@
 
 `ClientData` holds the records as tensors; `records` gathers a batch, and `sample` one that is gathered in
 parts as they are needed, with draws that are keyed by (seed, client, round, attempt, step, record).  The
-record stands there by its content (`record_name`), not by its row: whatever other records a file holds or
-lacks, and in whatever order, a record's draws are the same.  Two records that are the same share them.
+record stands there by its content, and the copies of one record by their count (`record_names`), not by its
+row: whatever other records a file holds or lacks, and in whatever order, a record's draws are the same.
 FedProx (Li et al. 2020, eq. 2) adds mu (w - w_round) to the gradient; it does not read the data, so it
 stands outside clip and noise.
 """
@@ -11,6 +11,7 @@ stands outside clip and noise.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,18 +31,27 @@ from secure_fed_diffusion.training.per_example import Records, micro_batches
 DrawKey = tuple[int | str, ...]
 
 
-def record_name(image: npt.NDArray[np.uint8], label: int) -> str:
-    """Return what a record's draws are keyed by: a digest of its pixels and its label alone."""
-    named = image.tobytes() + label.to_bytes(8, "little", signed=True)
-    return hashlib.blake2b(named, digest_size=16).hexdigest()
+def record_names(images: ImageSet) -> list[tuple[str, int]]:
+    """Return what each record's draws are keyed by: a digest of pixels and label, and which copy it is.
+
+    Copies of a record are counted, so that each has draws of its own.  To take one of m away, whichever it
+    is, is to take the last away: the others are the same records with the same names.
+    """
+    seen: Counter[str] = Counter()
+    names = []
+    for image, label in zip(images.images, images.labels.tolist(), strict=True):
+        content = image.tobytes() + label.to_bytes(8, "little", signed=True)
+        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        names.append((digest, seen[digest]))
+        seen[digest] += 1
+    return names
 
 
 class ClientData:
     """One client's images in model space (n, c, h, w) and labels (n,), on the device that trains."""
 
     def __init__(self, images: ImageSet, *, patch: int, device: torch.device | str) -> None:
-        pairs = zip(images.images, images.labels.tolist(), strict=True)
-        self._names = [record_name(image, label) for image, label in pairs]
+        self._names = record_names(images)
         self.images = to_model_space(torch.from_numpy(images.images), patch).to(device)
         self.labels = torch.from_numpy(images.labels).to(device)
 
@@ -51,7 +61,7 @@ class ClientData:
     def records(self, index: npt.NDArray[np.intp], objective: Objective, key: DrawKey) -> Records:
         """Gather the records at `index`, each with the draws of its own name."""
         shape = tuple(self.images.shape[1:])
-        draws = draw(objective.settings, shape, keys=[(*key, self._names[i]) for i in index])
+        draws = draw(objective.settings, shape, keys=[(*key, *self._names[i]) for i in index])
         rows = torch.from_numpy(index).to(self.images.device)
         return Records(self.images[rows], self.labels[rows], draws.to(self.images.device))
 

@@ -292,6 +292,7 @@ def test_a_text_that_no_file_can_hold_is_no_agreement(consortium: Coordinator) -
         DataError("/srv/records.npz: expected 731 labels"),
         RunError("/srv/state is full"),
         LedgerError("run ab has spent 7", line=3),
+        LedgerError("run ab is counted in /srv/spent.jsonl, and its own ledger of 7 lines is gone"),
     ],
 )
 def test_the_coordinator_hears_no_figure_and_no_path(error: SecureFedDiffusionError) -> None:
@@ -303,6 +304,14 @@ def test_the_coordinator_hears_no_figure_and_no_path(error: SecureFedDiffusionEr
     assert str(told).startswith("refused: this institution's own ")
     assert "/" not in str(told)
     assert not any(letter.isdigit() for letter in str(told))
+
+
+def test_the_coordinator_hears_what_a_peer_is_accused_of() -> None:
+    pytest.importorskip("flwr")
+    from secure_fed_diffusion.flower_app.client_app import reticent
+
+    accused = LedgerError("client 3 signed two different heads of line 8", peer=3)
+    assert reticent(accused) is accused
 
 
 def test_the_app_of_a_node_is_the_reticent_one(consortium: Coordinator) -> None:

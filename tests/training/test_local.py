@@ -18,7 +18,7 @@ from secure_fed_diffusion.training import local
 from secure_fed_diffusion.training.local import (
     ClientData,
     LocalOptimizer,
-    record_name,
+    record_names,
     train_plain,
     train_private,
 )
@@ -222,8 +222,7 @@ def test_records_keep_their_draws_whoever_stands_beside_them(data: ClientData, h
     alone = data.records(np.array([5]), OBJECTIVE, KEY)
     assert torch.equal(several.images[1], alone.images[0])
     assert torch.equal(several.draws.noise[1], alone.draws.noise[0])
-    name = record_name(held.images[5], int(held.labels[5]))
-    direct = draw(OBJECTIVE.settings, (1, 8, 8), keys=[(*KEY, name)])
+    direct = draw(OBJECTIVE.settings, (1, 8, 8), keys=[(*KEY, *record_names(held)[5])])
     assert torch.equal(alone.draws.noise, direct.noise)
     assert torch.equal(alone.draws.timesteps, direct.timesteps)
     assert len(data.records(np.arange(0), OBJECTIVE, KEY)) == 0
@@ -232,20 +231,31 @@ def test_records_keep_their_draws_whoever_stands_beside_them(data: ClientData, h
 @pytest.mark.parametrize("gone", [0, 9, N - 1])
 def test_without_a_record_every_other_one_is_what_it_was(data: ClientData, held: ImageSet, gone: int) -> None:
     rest = np.delete(np.arange(N), gone)
-    shorter = ClientData(held.subset(rest), patch=1, device="cpu").records(np.arange(N - 1), OBJECTIVE, KEY)
+    without = ClientData(held_without(held, gone), patch=1, device="cpu")
+    shorter = without.records(np.arange(N - 1), OBJECTIVE, KEY)
     before = data.records(rest, OBJECTIVE, KEY)
     assert torch.equal(shorter.images, before.images)
     assert torch.equal(shorter.draws.timesteps, before.draws.timesteps)
     assert torch.equal(shorter.draws.noise, before.draws.noise)
 
 
-def test_a_record_is_named_by_its_pixels_and_its_label(held: ImageSet) -> None:
-    image = held.images[0]
-    other = image.copy()
-    other[0, 7, 7] ^= 1
-    names = {record_name(image, 0), record_name(image, 1), record_name(image, -1), record_name(other, 0)}
-    assert len(names) == 4
-    assert record_name(image.copy(), 0) in names
+def test_a_record_is_named_by_its_pixels_its_label_and_its_copy(held: ImageSet) -> None:
+    one = held.images[:1]
+    other = one.copy()
+    other[0, 0, 7, 7] ^= 1
+    images = np.concatenate([one, one, one, other])
+    names = record_names(ImageSet(images, np.array([0, 1, -1, 0])))
+    assert len({digest for digest, _ in names}) == 4
+    copies = ImageSet(np.concatenate([one, other, one, one]), np.zeros(4, dtype=np.int64))
+    first, second, third, fourth = record_names(copies)
+    assert (first, third, fourth) == tuple((names[0][0], count) for count in range(3))
+    assert second == (names[3][0], 0)
+    for gone in (0, 2, 3):  # whichever copy is taken away, the last name is gone
+        assert set(record_names(held_without(copies, gone))) == {first, second, third}
+
+
+def held_without(images: ImageSet, gone: int) -> ImageSet:
+    return images.subset(np.delete(np.arange(len(images)), gone))
 
 
 @pytest.mark.parametrize("sampling_rate", [0.3, 1.0])
