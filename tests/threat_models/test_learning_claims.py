@@ -29,7 +29,7 @@ from threat_models.claims import (
 from threat_models.staging.denoisers import N_CLASSES, ConvDenoiser, MlpDenoiser, by_parameter, unet
 from threat_models.staging.inversion import psnr, stage_one_update, without_known_noise
 from threat_models.staging.poisoning import clipped_to, scaled
-from threat_models.staging.small_federation import digits, federation, public_draws, settings_for
+from threat_models.staging.small_federation import digits, federation, known_draws, settings_for
 
 SEED = 7
 
@@ -74,12 +74,12 @@ def test_psnr_is_capped_and_takes_a_guess_that_is_no_number_for_grey() -> None:
 
 
 @pytest.mark.parametrize("mode", ["none", "distributed"])
-def test_the_draws_that_the_server_computes_are_those_of_the_client(mode: str) -> None:
+def test_the_draws_that_the_server_is_handed_are_those_of_the_client(mode: str) -> None:
     options = {"federation__masked": False} if mode == "none" else {}
     settings = settings_for(mode, clients=2, rounds=1, **options)
     images = [digits().train.subset(slice(0, 3)), digits().train.subset(slice(3, 6))]
     staged = federation(settings, ConvDenoiser, images, seed=SEED)
-    timesteps, noise = public_draws(staged.plan, 1, 1, 3)
+    timesteps, noise = known_draws(staged.plan, 1, 1, images[1])
     key = (staged.plan.seed, 1, 1, 0) if mode == "distributed" else (staged.plan.seed, 1, 1, 0, 0)
     records = staged.contributors[1].data.records(np.arange(3), staged.objective, key)
     np.testing.assert_array_equal(timesteps, records.draws.timesteps[:, 0].numpy())

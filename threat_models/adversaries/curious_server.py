@@ -88,8 +88,8 @@ class ClientFrames(View):
 class OneUpdate(View):
     """One client's gradient of one record as it is sent, its masks off, and what the plan tells everybody.
 
-    Time step and noise image follow from the public seed.  `noise_label` names the generator of the client's
-    noise where the server can run it again; None where that is the operating system's.
+    Time step and noise image are handed to it, which is more than it has.  `noise_label` names the generator
+    of the client's noise where the server can run it again; None where that is the operating system's.
     """
 
     weights: npt.NDArray[np.float32]

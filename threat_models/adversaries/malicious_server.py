@@ -72,11 +72,11 @@ class Exchange(View):
 
 @dataclass(frozen=True)
 class ImprintedSum(View):
-    """What came back for a model whose weights the server chose, and the public draws of every record.
+    """What came back for a model whose weights the server chose, and the draws of every record.
 
     `gradient` (d,) is one client's, or a sum over clients; all zero where the client refused the model.
-    `record_timesteps` (n,) and `noise_images` (n, pixels) follow from the public seed.  Two thresholds whose
-    gradients differ by less than `floor` have no image between them.
+    `record_timesteps` (n,) and `noise_images` (n, pixels) are handed to it: more than it has.  Two thresholds
+    whose gradients differ by less than `floor` have no image between them.
     """
 
     gradient: npt.NDArray[np.float64]

@@ -1,8 +1,8 @@
 """T1: a curious server reads the image off one update of an MLP denoiser, in closed form.
 
 The gradient of a dense first layer is dz (x_t, 1)^T, of rank one: its leading right singular vector is the
-noised image, and the public draw (t, eps) takes the noise off.  No optimisation, one singular value
-decomposition.
+noised image, and the draw (t, eps), which it is handed, takes the noise off.  No optimisation, one singular
+value decomposition.
 
 Source: Phong et al. 2018, "Privacy-Preserving Deep Learning via Additively Homomorphic Encryption",
 section 3 (x from the ratio of gradients of weight and bias); the diffusion part is ours.

@@ -1,8 +1,8 @@
 """T1c: the search of T1b finds the image behind one update of the real U-Net, too.
 
 An earlier trial of ours had failed here, and "a U-Net cannot be inverted" would have been an easy thing to
-believe.  What changed is what the server is taken to know: a record's time step and noise image follow from
-the public seed, so one image is all that is left to search for.
+believe.  What changed is what the server is taken to know: it is handed the record's time step and noise
+image, so one image is all that is left to search for.
 
 Source: Zhu, Liu, Han 2019, "Deep Leakage from Gradients".
 """

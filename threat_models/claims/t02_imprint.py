@@ -25,7 +25,7 @@ from threat_models.staging.small_federation import (
     chosen_digits,
     federation,
     in_unit_range,
-    public_draws,
+    known_draws,
     settings_for,
 )
 
@@ -72,9 +72,9 @@ def _imprinted(
 
 
 def _staged(staged: SmallFederation, total: Floats, clients: list[int]) -> Staged[ImprintedSum]:
-    """Put the sum, the public draws of the `clients` records, and their images in their places."""
+    """Put the sum, the draws of the `clients` records, and their images in their places."""
     gradient = total / -_LEARNING_RATE if staged.plan.mode == "none" else total
-    draws = [public_draws(staged.plan, c, _ROUND, len(staged.contributors[c].images)) for c in clients]
+    draws = [known_draws(staged.plan, c, _ROUND, staged.contributors[c].images) for c in clients]
     release = staged.release_of(_ROUND)
     fixed = release.fixed_point
     step = 1.0 / release.grid.scale if fixed is None else 2.0**-fixed.fraction_bits / _LEARNING_RATE

@@ -5,7 +5,7 @@ treated alike.  So the difference of two neighbours' gradients is that of the im
 and where one image is there alone, the gradients of weight and bias give it exactly.
 
 The server knows which quantiles to take from public images.  The image is the noised one; time step and
-label are read from the embeddings' gradients, and the public draws of the records with that time step take
+label are read from the embeddings' gradients, and the draws of the records with that time step take
 the noise off.
 
 Source: Fowl et al. 2022, "Robbing the Fed: Directly Obtaining Private Data in Federated Learning with

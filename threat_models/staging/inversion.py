@@ -25,8 +25,8 @@ from threat_models.staging.small_federation import (
     chosen_digits,
     federation,
     in_unit_range,
+    known_draws,
     predictable,
-    public_draws,
     quietest_round,
     settings_for,
 )
@@ -62,7 +62,7 @@ def settings_of(arm: Arm) -> Any:
 def stage_one_update(
     build: Callable[[], nn.Module], arm: Arm, seed: int, noise_multiplier: float = 1.0
 ) -> Staged[OneUpdate]:
-    """Let a client that holds one image answer the round whose public draw hides it least."""
+    """Let a client that holds one image answer the round whose draw hides it least."""
     images = [chosen_digits(1, 100 * seed + c) for c in range(CLIENTS)]
     label = f"noise of trial {seed}" if arm is Arm.DROPPED else None
     staged = federation(
@@ -73,8 +73,8 @@ def stage_one_update(
         noise=noise_multiplier,
         noise_entropy={0: predictable(label)} if label else None,
     )
-    number = quietest_round(staged.plan)
-    timesteps, noise = public_draws(staged.plan, 0, number, 1)
+    number = quietest_round(staged.plan, images[0])
+    timesteps, noise = known_draws(staged.plan, 0, number, images[0])
     release = staged.release_of(number)
     contribution = staged.contribution(0, number)
     gradient = contribution / -LEARNING_RATE if arm is Arm.OFF else contribution

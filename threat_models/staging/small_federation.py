@@ -39,7 +39,7 @@ from secure_fed_diffusion.federation.server import Server
 from secure_fed_diffusion.federation.settings import RunSettings
 from secure_fed_diffusion.secagg import Roster, SigningKey
 from secure_fed_diffusion.secagg.encoding import centred
-from secure_fed_diffusion.training.local import ClientData
+from secure_fed_diffusion.training.local import ClientData, record_names
 from secure_fed_diffusion.training.vectors import flatten, load_flat
 from threat_models.staging.denoisers import TIMESTEPS
 
@@ -273,22 +273,23 @@ def federation(
     )
 
 
-def public_draws(
-    plan: Plan, client_id: int, number: int, records: int
+def known_draws(
+    plan: Plan, client_id: int, number: int, images: ImageSet
 ) -> tuple[npt.NDArray[np.int64], Floats]:
     """Return t (n,) and the noise image (n, c, h, w) of each of a client's records in a round.
 
-    They need no secrecy by design: seed, client, round, attempt and record number decide them, so whoever
-    knows the plan, the server above all, knows them too.
+    Seed, client, round, attempt and the record's own content decide them, so a server that lacks the record
+    lacks them too.  An adversary here is handed them, which is more than it has: no defence rests on them.
     """
     key: tuple[int, ...] = (plan.seed, client_id, number, 0)
     epoch: tuple[int, ...] = () if plan.mode in ("central", "distributed") else (0,)
-    draws = draw(plan.diffusion, plan.image_shape, keys=[(*key, *epoch, i) for i in range(records)])
+    keys = [(*key, *epoch, *name) for name in record_names(images)]
+    draws = draw(plan.diffusion, plan.image_shape, keys=keys)
     return draws.timesteps[:, 0].numpy(), draws.noise[:, 0].numpy().astype(np.float64)
 
 
-def quietest_round(plan: Plan, client_id: int = 0) -> int:
-    """Return the training round in which a client's record 0 is noised least: anyone can look it up."""
+def quietest_round(plan: Plan, images: ImageSet, client_id: int = 0) -> int:
+    """Return the training round in which a client's record 0 is noised least: the best one to attack."""
     rounds: tuple[Round, ...] = plan.rounds
     training = [planned.number for planned in rounds if planned.release == "training"]
-    return min(training, key=lambda number: int(public_draws(plan, client_id, number, 1)[0][0]))
+    return min(training, key=lambda number: int(known_draws(plan, client_id, number, images)[0][0]))
