@@ -27,6 +27,7 @@ RECIPES = {
     "dp_classifier": dp_classifier.Recipe,
 }  # the class means have no more than a clip
 
+# What of a run's settings decides a simpler method's record: it has no network and no rounds.
 DECISIVE = ("data", "evaluation", "federation.declared_records", "privacy.delta")
 
 
