@@ -1,12 +1,17 @@
-"""The sparse graph of the active profile: the server commits to the adverts, then clients pick by coins.
+"""What binds the rounds of the active profile to one list of adverts; and the graph that clients pick.
 
-The server sends every client the Merkle root of all adverts, one leaf for each of the cohort, and who
-advertised.  Only then does a client draw its k neighbours from the whole cohort, by its own randomness
-(those that are absent are dropouts; a list of the present ones could hold the server's own clients
-alone), and it accepts an advert only with its path to that root.  So the server cannot fit adverts,
-dropouts or session ids to a graph that it likes, and a client checks the signatures of those that it
-picked and of those that picked it, about 2 k. The
-root enters the ids of the rounds: clients that were shown different roots share no mask.
+On the complete graph every client is given all adverts, and the root of a Merkle tree over them enters the
+ids of the rounds: a signature over a survivor list counts if it is one by the very machine whose keys the
+others mask with.  Another machine of the same client (a process begun anew, or under another number at the
+transport) has other keys, so what it signs counts nowhere else.
+
+On a sparse graph the server sends every client the Merkle root of all adverts, one leaf for each of the
+cohort, and who advertised.  Only then does a client draw its k neighbours from the whole cohort, by its own
+randomness (those that are absent are dropouts; a list of the present ones could hold the server's own
+clients alone), and it accepts an advert only with its path to that root.  So the server cannot fit adverts,
+dropouts or session ids to a graph that it likes, and a client checks the signatures of those that it picked
+and of those that picked it, about 2 k.  The root enters the ids of the rounds here too: clients that were
+shown different roots share no mask.
 
 Not protected against: a server that drops clients once it sees the choices: how small a piece of the
 graph it can cut off is not bounded here.  One that makes a client repeat the set-up sees another
@@ -23,7 +28,7 @@ True
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 from ..entropy import Entropy
@@ -31,7 +36,7 @@ from ..errors import TooFewClientsError
 
 NODE_BYTES = 32
 _LEAF, _NODE = b"\x00", b"\x01"
-_ABSENT = sha256(b"secure_fed_diffusion secagg v2 no leaf").digest()
+_ABSENT = sha256(b"secure_fed_diffusion secagg v3 no leaf").digest()
 
 
 class MerkleTree:
@@ -76,6 +81,11 @@ def leads_to(root: bytes, leaf: bytes, *, index: int, n_leaves: int, path: bytes
 def leaf(client_id: int, signed_advert: bytes) -> bytes:
     """Return the leaf of a client that advertised; an absent one's is of an empty advert."""
     return struct.pack("<I", client_id) + signed_advert
+
+
+def root_of(cohort: Sequence[int], adverts: Mapping[int, bytes]) -> bytes:
+    """Return the root over the adverts of a cohort, 32 bytes: what binds its rounds on the complete graph."""
+    return MerkleTree([leaf(v, adverts.get(v, b"")) for v in cohort]).root
 
 
 def draw(candidates: Sequence[int], n_neighbours: int, entropy: Entropy) -> tuple[int, ...]:

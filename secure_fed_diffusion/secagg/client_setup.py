@@ -4,7 +4,8 @@ Everything secret lies on the keyring; `take_round` hands out what one round nee
 frames, signs and orders the steps; nothing here looks at a frame's header.
 
 Guarantees: who may be a neighbour or a holder follows from the session, or from this client's own coins
-after the server's commitment, never from a list that the server sends.
+after the server's commitment, never from a list that the server sends.  Under `active` the ids of the rounds
+hang on the adverts that this client was shown.
 
 Not protected against: under `semi_honest`, a server that puts its own keys in an advert.
 
@@ -74,6 +75,11 @@ class ClientSetup:
         neighbours = self.session.graph.neighbours(self.client_id)
         self._require_known(adverts.adverts.keys(), neighbours, "advertised")
         self._check_adverts(adverts)
+        if self.session.params.signed and not self.session.params.client_chosen_graph:
+            shown = {self.client_id: self._own_advert(), **adverts.adverts}
+            self.commitment = choice.root_of(
+                self.session.cohort, {v: advert.encode() for v, advert in shown.items()}
+            )
         holders = adverts.adverts.keys() & set(self.holders())
         self._require_holders(len(holders) + 1)
         entrusted = self._split_secrets((self.client_id, *sorted(holders)))

@@ -25,8 +25,8 @@ from .phases import Kind
 from .signing import SIGNATURE_BYTES
 
 MAGIC = b"SFDA"
-LABEL_FRAME = b"secure_fed_diffusion secagg v2 signed frame"
-VERSION = 2
+LABEL_FRAME = b"secure_fed_diffusion secagg v3 signed frame"
+VERSION = 3
 _HEADER = struct.Struct("<4sBBIQ32s")
 HEADER_BYTES = _HEADER.size
 _U32 = struct.Struct("<I")

@@ -23,7 +23,7 @@ from hashlib import sha256
 import numpy as np
 import numpy.typing as npt
 
-LABEL_ORDER = b"secure_fed_diffusion secagg v2 graph order"
+LABEL_ORDER = b"secure_fed_diffusion secagg v3 graph order"
 
 
 class Graph:

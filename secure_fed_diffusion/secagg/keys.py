@@ -32,10 +32,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ..errors import FrameError
 
-LABEL_SEAL = b"secure_fed_diffusion secagg v2 sealed shares"
-LABEL_PAIR_MASK = b"secure_fed_diffusion secagg v2 pairwise mask"
-LABEL_SELF_MASK = b"secure_fed_diffusion secagg v2 self mask"
-LABEL_SEED_COMMITMENT = b"secure_fed_diffusion secagg v2 self-mask seed commitment"
+LABEL_SEAL = b"secure_fed_diffusion secagg v3 sealed shares"
+LABEL_PAIR_MASK = b"secure_fed_diffusion secagg v3 pairwise mask"
+LABEL_SELF_MASK = b"secure_fed_diffusion secagg v3 self mask"
+LABEL_SEED_COMMITMENT = b"secure_fed_diffusion secagg v3 self-mask seed commitment"
 
 KEY_BYTES = 32
 TAG_MASK_BYTES = 16

@@ -78,6 +78,11 @@ class Server:
         return tuple(sorted(self._done_round().inputs))
 
     @property
+    def commitment(self) -> bytes:
+        """The root over the adverts that this set-up's rounds are bound to (`Session.slot`), 32 bytes."""
+        return self._setup.commitment
+
+    @property
     def suspects(self) -> tuple[tuple[int, int], ...]:
         """Pairs (owner, holder) of a false share that was left out: one of the two lied, who is open."""
         return tuple(sorted(self._setup.recovery.suspects))

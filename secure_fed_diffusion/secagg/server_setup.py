@@ -32,16 +32,12 @@ class ServerSetup:
         self._present: frozenset[int] = frozenset(session.cohort)
         self._graph: AnyGraph = session.graph
         self._tree: choice.MerkleTree | None = None
+        self.commitment = NO_COMMITMENT  # to the adverts, under `active`; it enters the ids of the rounds
         self._adverts: dict[int, Advert] = {}
         self._signatures: dict[int, bytes] = {}  # of the adverts
         self._advertised_keys: set[bytes] = set()
         self._choices: dict[int, tuple[int, ...]] = {}
         self._shares: dict[int, Shares] = {}
-
-    @property
-    def commitment(self) -> bytes:
-        """The root of the adverts that clients were given, where they choose their neighbours."""
-        return self._tree.root if self._tree else NO_COMMITMENT
 
     def heard(self, phase: str) -> Collection[int]:
         """The clients whose frame of this phase was taken."""
@@ -129,12 +125,16 @@ class ServerSetup:
     def _close_advertise(self, silent: frozenset[int]) -> dict[int, bytes]:
         if not self.session.params.client_chosen_graph:
             self._present = self._viable("advertise", frozenset(self._adverts), silent)
+            if self.session.params.signed:
+                passed_on = {v: self._adverts[v].encode() for v in self._present}
+                self.commitment = choice.root_of(self.session.cohort, passed_on)
             return self._pass_on_adverts()
         self._present = frozenset(self._adverts)
         require_enough(self.session, "advertise", len(self._present), silent)
         self._tree = choice.MerkleTree([self._leaf(v) for v in self.session.cohort])
         members = Members.among(self.session.cohort, self._present)
-        payload = Commitment(root=self._tree.root, members=members).encode()
+        self.commitment = self._tree.root
+        payload = Commitment(root=self.commitment, members=members).encode()
         return {v: self._pack(Kind.COMMITMENT, v, payload) for v in sorted(self._present)}
 
     def _leaf(self, client_id: int) -> bytes:

@@ -27,8 +27,8 @@ from .graph import Graph
 from .params import SecAggParams, require_integer
 from .signing import Roster
 
-SUITE = b"secure_fed_diffusion secagg v2: X25519, HKDF-SHA-256, AES-256-GCM, AES-256-CTR, Ed25519, Shamir"
-LABEL_SLOT = b"secure_fed_diffusion secagg v2 round of a session"
+SUITE = b"secure_fed_diffusion secagg v3: X25519, HKDF-SHA-256, AES-256-GCM, AES-256-CTR, Ed25519, Shamir"
+LABEL_SLOT = b"secure_fed_diffusion secagg v3 round of a session"
 DIGEST_BYTES = 32
 NO_COMMITMENT = bytes(DIGEST_BYTES)
 MAX_ID = (1 << 32) - 1
@@ -96,8 +96,8 @@ class Session:
     ) -> Slot:
         """Return round `number` of this set-up, 0 being the first; both ends must make the same.
 
-        `participants` are those of the cohort that it asks for (default: all), `commitment` is the
-        server's to the adverts where clients choose their neighbours.
+        `participants` are those of the cohort that it asks for (default: all), `commitment` is the root
+        over the adverts that the profile `active` binds its rounds to (`choice`).
 
         Raises:
             ConfigError: no such round, strangers, or too few participants for the threshold.

@@ -33,7 +33,7 @@ PUBLIC_BYTES = 32
 SECRET_BYTES = 32
 SIGNATURE_BYTES = 64
 _REMEMBERED = 4096  # answers about signatures, each with its message of a hundred bytes or so
-LABEL_ROSTER = b"secure_fed_diffusion secagg v2 roster"
+LABEL_ROSTER = b"secure_fed_diffusion secagg v3 roster"
 
 
 class SigningKey:

@@ -39,9 +39,9 @@ from .keys import derive
 
 PRIME = (1 << 61) - 1
 TAG_BYTES = 8
-LABEL_GROUP = b"secure_fed_diffusion secagg v2 group key"
-LABEL_VECTOR = b"secure_fed_diffusion secagg v2 check vector"
-LABEL_PAD = b"secure_fed_diffusion secagg v2 tag pad"
+LABEL_GROUP = b"secure_fed_diffusion secagg v3 group key"
+LABEL_VECTOR = b"secure_fed_diffusion secagg v3 check vector"
+LABEL_PAD = b"secure_fed_diffusion secagg v3 tag pad"
 _CHUNK = 1 << 16  # 2^16 products of 16 by 16 bits stay below 2^53: the BLAS sums are exact
 _LIMB_BITS, _LIMBS = 16, 4
 _WIDE_BYTES = 16

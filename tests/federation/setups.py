@@ -69,8 +69,11 @@ def opened(it: Federation, *, upto: int = 1) -> Mapping[int, bytes]:
 
 def delivery(it: Federation, slot: int, announcement: Announcement, cohort: tuple[int, ...]) -> Any:
     """Open a slot as a server that minds no rule would, and return the frames."""
-    session = it.server._sums.machine.session
-    bound = session.slot(slot, model_digest=announcement.binding, participants=cohort)
+    machine = it.server._sums.machine
+    session = machine.session
+    bound = session.slot(
+        slot, model_digest=announcement.binding, participants=cohort, commitment=machine.commitment
+    )
     empty = ShareDelivery(sealed={}, masks_only=[]).encode(session.params)
     frames = {
         c: codec.pack(Kind.SHARE_DELIVERY, session_id=bound.id, client_id=c, payload=empty) for c in cohort

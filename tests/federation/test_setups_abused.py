@@ -170,7 +170,8 @@ def test_two_groups_that_were_shown_two_models_unmask_for_neither() -> None:
         it.clients[client_id].handle(honest[client_id])
     other = Announcement(1, 0, model(it, 0.5))
     payloads = {c: Opening.decode(honest[c], it.plan.dimension).frame[codec.HEADER_BYTES :] for c in right}
-    bound = machine.session.slot(1, model_digest=other.binding, participants=cohort)
+    shared = {"participants": cohort, "commitment": machine.commitment}
+    bound = machine.session.slot(1, model_digest=other.binding, **shared)
     frames = {
         c: codec.pack(Kind.SHARE_DELIVERY, session_id=bound.id, client_id=c, payload=payloads[c])
         for c in right
@@ -178,7 +179,7 @@ def test_two_groups_that_were_shown_two_models_unmask_for_neither() -> None:
     for client_id in right:
         it.clients[client_id].handle(openings(1, other, frames)[client_id])
     ours = machine.session.slot(
-        1, model_digest=Announcement(1, 0, flatten(it.server.model).numpy()).binding, participants=cohort
+        1, model_digest=Announcement(1, 0, flatten(it.server.model).numpy()).binding, **shared
     )
     for slot, group in ((ours, left), (bound, right)):
         for named in (group, cohort):  # the truth, or everybody
@@ -267,10 +268,10 @@ def test_a_bare_masked_input_has_no_round_to_belong_to() -> None:
     frames = opened(it)
     me = it.plan.rounds[0].cohort[0]
     inner = Opening.decode(frames[me], it.plan.dimension).frame
-    session = it.server._sums.machine.session
+    machine = it.server._sums.machine
     slot_0 = codec.pack(
         Kind.SHARE_DELIVERY,
-        session_id=session.slot(0).id,
+        session_id=machine.session.slot(0, commitment=machine.commitment).id,
         client_id=me,
         payload=inner[codec.HEADER_BYTES :],
     )

@@ -27,7 +27,9 @@ def set_up() -> Round:
 def delivery_for_victim(a_round: Round, senders: set[int], participants: tuple[int, ...]) -> bytes:
     params = a_round.session.params
     delivered = ShareDelivery.decode(a_round.inbox[0][HEADER:], params)
-    slot = a_round.session.slot(1, model_digest=model_of(1), participants=participants)
+    slot = a_round.session.slot(
+        1, model_digest=model_of(1), participants=participants, commitment=a_round.server.commitment
+    )
     some = ShareDelivery(sealed={v: delivered.sealed[v] for v in senders})
     return codec.pack(Kind.SHARE_DELIVERY, session_id=slot.id, client_id=0, payload=some.encode(params))
 
@@ -54,7 +56,7 @@ def test_with_enough_of_them_the_same_round_is_entered() -> None:
 def test_a_client_that_knows_its_peers_refuses_such_a_round_and_keeps_the_others() -> None:
     a_round = set_up()
     victim = a_round.clients[0]
-    slot = a_round.session.slot(0)
+    slot = a_round.session.slot(0, commitment=a_round.server.commitment)
     params = a_round.session.params
     delivered = ShareDelivery.decode(a_round.inbox[0][HEADER:], params)
     some = ShareDelivery(sealed={v: delivered.sealed[v] for v in (1, 2)})

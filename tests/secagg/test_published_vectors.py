@@ -221,7 +221,7 @@ def test_any_merkle_tree_is_that_of_rfc_6962_filled_up_with_absent_leaves(n_leav
     size = 1
     while size < n_leaves:
         size *= 2
-    absent = sha256(b"secure_fed_diffusion secagg v2 no leaf").digest()
+    absent = sha256(b"secure_fed_diffusion secagg v3 no leaf").digest()
     hashes = [sha256(b"\0" + leaf).digest() for leaf in leaves] + [absent] * (size - n_leaves)
     tree = choice.MerkleTree(leaves)
     assert tree.root == rfc_6962(hashes)

@@ -90,7 +90,7 @@ def test_ids_headers_and_totals_follow_from_the_file_with_the_standard_library_a
     if session["roster"]:
         rows = sorted((int(v), bytes.fromhex(key)) for v, key in session["roster"].items())
         packed = b"".join(struct.pack("<I", v) + key for v, key in rows)
-        roster = sha256(b"secure_fed_diffusion secagg v2 roster" + packed).digest()
+        roster = sha256(b"secure_fed_diffusion secagg v3 roster" + packed).digest()
     session_id = hashed(
         suite,
         params.get("profile", "semi_honest").encode(),
@@ -115,7 +115,7 @@ def test_ids_headers_and_totals_follow_from_the_file_with_the_standard_library_a
             raw = bytes.fromhex(frame["frame"])
             assert sha256(raw).hexdigest() == frame["sha256"]
             magic, version, _, client_id, n_bytes, bound_to = struct.unpack_from("<4sBBIQ32s", raw)
-            assert (magic, version, n_bytes) == (b"SFDA", 2, len(raw) - 50)
+            assert (magic, version, n_bytes) == (b"SFDA", 3, len(raw) - 50)
             assert client_id in (frame["from"], frame["to"])
             setup = frame["phase"] in ("advertise", "choose", "share_keys")
             assert (bound_to == session_id) == setup

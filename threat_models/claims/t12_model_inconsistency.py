@@ -18,6 +18,7 @@ import numpy as np
 from secure_fed_diffusion import secagg
 from secure_fed_diffusion.errors import SecureAggregationError
 from secure_fed_diffusion.federation.messages import Announcement, wrap
+from secure_fed_diffusion.secagg import Session
 from secure_fed_diffusion.secagg.encoding import centred
 from threat_models.adversaries.malicious_server import SumOverModels
 from threat_models.claim import Arm, Claim, Staged, Tags, Threshold
@@ -83,15 +84,21 @@ def _relayed(staged: SmallFederation, models: dict[int, Floats]) -> Integers:
     while True:
         in_setup = server.phase in ("advertise", "share_keys")
         for c, frame in frames.items():
-            server.receive(c, relabelled(frame, own.id if in_setup else own.slot().id))
+            server.receive(c, relabelled(frame, own.id if in_setup else _round_id(own, server)))
         outgoing = server.advance()
         if not outgoing:
             return centred(server.total.astype(np.uint64), staged.release_of(_ROUND).modulus_bits)
-        bound = {c: s.id if server.phase == "share_keys" else s.slot().id for c, s in sessions.items()}
+        bound = {
+            c: s.id if server.phase == "share_keys" else _round_id(s, server) for c, s in sessions.items()
+        }
         frames = {
             c: staged.clients[c].handle(wrap(server.phase, relabelled(frame, bound[c])))
             for c, frame in outgoing.items()
         }
+
+
+def _round_id(session: Session, server: secagg.Server) -> bytes:
+    return session.slot(commitment=server.commitment).id
 
 
 def attack(view: SumOverModels) -> Floats:

@@ -31,7 +31,11 @@ def stage(arm: Arm, seed: int) -> Staged[Exchange]:
         ).finish()
         a_round.begin_apart(1, {VICTIM: {"model_digest": LIVE}}, model_digest=DEAD)
         shown = {v: LIVE if v == VICTIM else DEAD for v in a_round.inbox}
-        slots = {v: a_round.session.slot(1, model_digest=digest).id for v, digest in shown.items()}
+        adverts = a_round.server.commitment
+        slots = {
+            v: a_round.session.slot(1, model_digest=digest, commitment=adverts).id
+            for v, digest in shown.items()
+        }
         a_round.vectors = {v: x if v == VICTIM else np.zeros_like(x) for v, x in a_round.vectors.items()}
         for v, frame in a_round.inbox.items():
             a_round.ask(v, "masked_input", forging.relabelled(frame, slots[v]))

@@ -37,7 +37,7 @@ def stage(arm: Arm, seed: int) -> Staged[Exchange]:
         ).run_to("masked_input")
         named = a_round.session.cohort if arm is Arm.DROPPED else NAMED
         alone: dict[str, Any] = {"model_digest": model_of(1), "participants": named}
-        slot = a_round.session.slot(1, **alone)
+        slot = a_round.session.slot(1, commitment=a_round.server.commitment, **alone)
         sealed = forging.delivery_of(a_round, VICTIM).sealed
         some = ShareDelivery(sealed=sealed if arm is Arm.DROPPED else {v: sealed[v] for v in KNOWN})
         a_round.finish(dropouts={VICTIM: "masked_input"})

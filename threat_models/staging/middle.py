@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
 from secure_fed_diffusion import secagg
-from secure_fed_diffusion.secagg import codec, keys, seal
+from secure_fed_diffusion.secagg import choice, codec, keys, seal
 from secure_fed_diffusion.secagg.messages import Advert, ShareDelivery
 from secure_fed_diffusion.secagg.phases import Kind
+from secure_fed_diffusion.secagg.session import NO_COMMITMENT
 from threat_models.staging import forging
 from threat_models.staging.reading import zero_seal_keys
 from threat_models.staging.recorded_round import VICTIM, RecordedRound
@@ -62,7 +63,9 @@ def play_every_peer(
         to_victim = _key_to_victim(a_round, v, victim_public, secrets)
         sealed[v] = seal.seal(to_victim, FILLER, session_id=a_round.session.id, sender=v, receiver=VICTIM)
     payload = ShareDelivery(sealed=sealed).encode(a_round.session.params)
-    slot_id = a_round.session.slot().id
+    known = {VICTIM: bytes(forging.payload_of(a_round, advert)), **{v: a.encode() for v, a in shown.items()}}
+    bound_to = choice.root_of(a_round.session.cohort, known) if signed else NO_COMMITMENT
+    slot_id = a_round.session.slot(commitment=bound_to).id
     frame = codec.pack(Kind.SHARE_DELIVERY, session_id=slot_id, client_id=VICTIM, payload=payload)
     a_round.ask(VICTIM, "masked_input", frame)
 
