@@ -6,7 +6,8 @@ Client side, in place of `secaggplus_mod`:
 
 Server side, around the app's own strategy, or in place of `SecAggPlusWorkflow`:
 
-    SecureAggregation(FedAvg(), Proposal(n_rounds=10)).start(grid, arrays, num_rounds=10)
+    strategy = SecureAggregation(FedAvg(), Proposal(n_rounds=10), run_config=context.run_config)
+    strategy.start(grid, arrays, num_rounds=10)
     DefaultWorkflow(fit_workflow=SecureAggregationWorkflow(Proposal(n_rounds=10)))(grid, context)
 
 The strategy sees one reply a round: the weighted mean of the survivors.  The server learns that mean, the

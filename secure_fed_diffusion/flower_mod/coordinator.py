@@ -27,7 +27,7 @@ from ..secagg.phases import DONE, ROUND_START, SETUP_PHASES
 from . import wire
 from .exchanges import Envelope, RoundRecord, exchange
 from .proposal import Proposal
-from .records import Model, content_digest
+from .records import Model, config_digest, content_digest
 
 POLL_SECONDS = 0.1
 STEP_SECONDS = 120.0
@@ -48,7 +48,8 @@ class _Setup:
 class Coordinator:
     """Runs secure rounds over a Grid; `history` has one record for each round that was tried.
 
-    `roster` is needed under the profile `active` and refused otherwise; `step_seconds` is how long a step
+    `roster` is needed under the profile `active` and refused otherwise; `run_config` is the ServerApp's
+    `context.run_config`: clients whose own is another one refuse; `step_seconds` is how long a step
     other than training may take, `poll_seconds` how often replies are looked for.
     """
 
@@ -57,6 +58,7 @@ class Coordinator:
         proposal: Proposal,
         *,
         roster: Roster | None = None,
+        run_config: Mapping[str, object] | None = None,
         step_seconds: float | None = STEP_SECONDS,
         poll_seconds: float = POLL_SECONDS,
         entropy: Entropy = system,
@@ -66,6 +68,7 @@ class Coordinator:
         self.proposal = proposal
         self.history: list[RoundRecord] = []
         self._roster = roster
+        self.run_config = run_config or {}
         self._entropy = entropy
         self._envelope: Envelope | None = None
         self.poll_seconds = poll_seconds
@@ -155,6 +158,7 @@ class Coordinator:
             cohort=tuple(sorted(client_ids.values())),
             dimension=dimension,
             model_digest=digest,
+            config_digest=config_digest(self.run_config),
             nonce=self._entropy(wire.NONCE_BYTES),
         )
         self._attempt += 1

@@ -65,7 +65,9 @@ class Institution:
             raise PolicyError("this client trains under secure aggregation only")
         self._message, self._context, self._settings = message, context, settings
         folder = settings.state_dir or _flower_home() / "secure_aggregation"
-        self._store = Store(folder / f"{context.run_id}-{context.node_id}")
+        # A node's number is the SuperLink's to choose: another one must not be another latch.
+        own = str(context.node_id) if settings.identity is None else self._identity().signer.public.hex()
+        self._store = Store(folder / f"{context.run_id}-{own}")
 
     def answer(self, call_next: ClientAppCallable) -> RecordDict:
         """Run the step that the message asks for.
@@ -129,6 +131,11 @@ class Institution:
             raise PolicyError("the server asks for a weight or a metric that this client does not name")
         if own.weighting == "equal" and proposal.weighting != "equal":
             raise PolicyError("this client takes part with equal weights only")
+        if terms.config_digest != records.config_digest(self._context.run_config):
+            raise PolicyError(
+                "the server's run configuration is not this node's: an app that trains by it would train by "
+                "another one than its peers (does the server pass run_config=context.run_config?)"
+            )
         proposal.grid(len(terms.cohort))
 
     def _masked_input(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -120,15 +120,25 @@ class Model:
 
 
 def content_digest(content: RecordDict, *, message_type: str, group_id: str) -> bytes:
-    """Return SHA-256 over all that a client is asked to train from, 32 bytes.
+    """Return SHA-256 over all that a message asks a client to train from, 32 bytes.
 
-    That is the function of the app, the group, the arrays and the configuration.  Every part is preceded by
-    its length and every record by its kind and its count, so no two requests hash the same bytes.
+    That is the function of the app, the group, the arrays and the message's configuration.  Every part is
+    preceded by its length and every record by its kind and its count, so no two requests hash the same bytes.
     """
     hashed = sha256()
     for part in (message_type.encode(), group_id.encode(), *_parts(content)):
         hashed.update(struct.pack("<Q", len(part)))
         hashed.update(part)
+    return hashed.digest()
+
+
+def config_digest(run_config: Mapping[str, object]) -> bytes:
+    """Return SHA-256 over a run's configuration, as Flower hands it to an app, 32 bytes."""
+    hashed = sha256()
+    for key, value in sorted(run_config.items()):
+        for part in (key.encode(), type(value).__name__.encode(), repr(value).encode()):
+            hashed.update(struct.pack("<Q", len(part)))
+            hashed.update(part)
     return hashed.digest()
 
 

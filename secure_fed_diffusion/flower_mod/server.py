@@ -14,7 +14,7 @@ Source: flwr 1.41, `Strategy.start`, `default_fit_workflow`, `SecAggPlusWorkflow
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flwr.app import (
@@ -144,6 +144,8 @@ class SecureGrid(Grid):
 class SecureAggregation(Strategy):
     """A strategy of the Message API whose training rounds are secure; `history` says what each took.
 
+    `run_config` is the ServerApp's `context.run_config`; it may be left out where that is empty.
+
     Raises:
         ConfigError: a strategy that needs each client's own result; a roster without the profile, or the
             other way round.
@@ -154,6 +156,7 @@ class SecureAggregation(Strategy):
         strategy: Strategy,
         proposal: Proposal = SINGLE_ROUNDS,
         *,
+        run_config: Mapping[str, object] | None = None,
         roster: Roster | None = None,
         train_seconds: float | None = None,
         step_seconds: float | None = STEP_SECONDS,
@@ -163,7 +166,11 @@ class SecureAggregation(Strategy):
         self.strategy = strategy
         self._train_seconds = train_seconds
         self._coordinator = Coordinator(
-            proposal, roster=roster, step_seconds=step_seconds, poll_seconds=poll_seconds
+            proposal,
+            roster=roster,
+            run_config=run_config,
+            step_seconds=step_seconds,
+            poll_seconds=poll_seconds,
         )
 
     @property
@@ -233,6 +240,7 @@ class SecureAggregationWorkflow:
     def __call__(self, grid: Grid, context: Context) -> None:
         """Run one round of training."""
         _refuse_unservable(getattr(context, "strategy", None))
+        self._coordinator.run_config = context.run_config
         secure = SecureGrid(grid, self._coordinator, train_seconds=self._train_seconds)
         default_workflows.default_fit_workflow(secure, context)
 

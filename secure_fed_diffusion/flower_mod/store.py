@@ -1,8 +1,8 @@
 """A client's state on its own disk: Flower starts a process for each message.
 
-One folder for each run and node, mode 0700, files 0600: of each set-up in progress the client's snapshot and
-the terms that it was made under; and the latch, one file a step, which keeps a step from being answered in
-two ways.
+One folder for each run and client (by its signing key; without one by its node), mode 0700, files 0600: of
+each set-up in progress the client's snapshot and the terms that it was made under; and the latch, one file a
+step, which keeps a step from being answered in two ways.
 
 A process writes a set-up only while it is the version that this process read, so one that was slow brings
 nothing back that another one has used up.  The folder stays on the node: what an app puts into Flower's
@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from tempfile import mkstemp
 
 from ..errors import RunError
 
@@ -72,7 +71,8 @@ class Store:
             _replace(self._path(session_id), json.dumps({**body, "version": version}).encode())
             self._seen[session_id] = version
             written = sorted(self._folder.glob("*.setup"), key=lambda path: path.stat().st_mtime_ns)
-            for path in written[:-OPEN_SETUPS]:
+            left_by_a_kill = self._folder.glob("*.pending")
+            for path in (*written[:-OPEN_SETUPS], *left_by_a_kill):
                 path.unlink(missing_ok=True)
 
     def load(self, session_id: bytes) -> Saved:
@@ -101,7 +101,8 @@ class Store:
                 self._require_unchanged(session_id)
             except RunError:
                 return
-            self._path(session_id).unlink(missing_ok=True)
+            for path in (self._path(session_id), *self._folder.glob("*.pending")):
+                path.unlink(missing_ok=True)
 
     def latch(self, key: bytes, value: bytes) -> bool:
         """Write `value` under `key`, durably, unless one is there; tell whether `value` is there."""
@@ -139,12 +140,13 @@ class Store:
 
 
 def _replace(path: Path, body: bytes) -> None:
-    descriptor, pending = mkstemp(dir=path.parent, prefix="pending-")  # mode 0600
+    pending = path.with_suffix(".pending")  # one name, so that the next write takes what a kill left behind
+    pending.unlink(missing_ok=True)
     try:
-        _fill(descriptor, body)
-        Path(pending).replace(path)
+        _fill(os.open(pending, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), body)
+        pending.replace(path)
     except BaseException:
-        Path(pending).unlink(missing_ok=True)
+        pending.unlink(missing_ok=True)
         raise
     _sync(path.parent)
 

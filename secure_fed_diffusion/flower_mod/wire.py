@@ -24,13 +24,15 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from ..errors import ConfigError, FrameError
 from ..secagg import Roster, Session
+from ..secagg.session import DIGEST_BYTES
 from .proposal import Proposal
 
 RECORD = "secure_aggregation"
 FRAME = "secure_aggregation.frame"
 IDENTIFY = "identify"
-RUN_LABEL = b"secure_fed_diffusion flower_mod v2"
+RUN_LABEL = b"secure_fed_diffusion flower_mod v3"
 NONCE_BYTES = 16
+BYTE_FIELDS = {"model_digest": DIGEST_BYTES, "config_digest": DIGEST_BYTES, "nonce": NONCE_BYTES}
 Field = TypeVar("Field", int, str, bytes, list[Any])
 
 
@@ -44,6 +46,7 @@ class Terms:
     cohort: tuple[int, ...]
     dimension: int
     model_digest: bytes
+    config_digest: bytes  # of the run's configuration (`records.config_digest`)
     nonce: bytes  # so that no two set-ups of a run are one, whoever counts the attempts
 
     def session(self, *, run_id: int, roster: Roster | None) -> Session:
@@ -53,7 +56,11 @@ class Terms:
             ConfigError: they contradict each other.
         """
         return Session(
-            run_id=RUN_LABEL + struct.pack("<Q", run_id) + self.nonce + self.proposal.digest,
+            run_id=RUN_LABEL
+            + struct.pack("<Q", run_id)
+            + self.nonce
+            + self.config_digest
+            + self.proposal.digest,
             round=self.round,
             attempt=self.attempt,
             cohort=self.cohort,
@@ -64,7 +71,7 @@ class Terms:
 
     def to_json(self) -> str:
         """Return the form in which they travel and are kept."""
-        as_hex = {"model_digest": self.model_digest.hex(), "nonce": self.nonce.hex()}
+        as_hex = {name: getattr(self, name).hex() for name in BYTE_FIELDS}
         return json.dumps({**asdict(self), **as_hex})
 
     @classmethod
@@ -79,16 +86,10 @@ class Terms:
             cohort = tuple(fields.pop("cohort"))
             if any(type(client_id) is not int for client_id in cohort):
                 raise TypeError
-            nonce = bytes.fromhex(fields.pop("nonce"))
-            if len(nonce) != NONCE_BYTES:
+            held = {name: bytes.fromhex(fields.pop(name)) for name in BYTE_FIELDS}
+            if any(len(held[name]) != length for name, length in BYTE_FIELDS.items()):
                 raise ValueError
-            return cls(
-                proposal=Proposal(**fields.pop("proposal")),
-                cohort=cohort,
-                model_digest=bytes.fromhex(fields.pop("model_digest")),
-                nonce=nonce,
-                **fields,
-            )
+            return cls(proposal=Proposal(**fields.pop("proposal")), cohort=cohort, **held, **fields)
         except (AttributeError, KeyError, TypeError, ValueError, ConfigError):
             raise FrameError("not the terms of a set-up") from None
 

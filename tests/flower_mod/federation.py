@@ -217,11 +217,17 @@ def fedavg(n: int, **options: Any) -> FedAvg:
 
 
 def secure(
-    n: int, proposal: Proposal | None = None, *, strategy: Any = None, roster: secagg.Roster | None = None
+    n: int,
+    proposal: Proposal | None = None,
+    *,
+    strategy: Any = None,
+    roster: secagg.Roster | None = None,
+    run_config: Mapping[str, object] | None = None,
 ) -> SecureAggregation:
     return SecureAggregation(
         strategy or fedavg(n),
         proposal or Proposal(),
+        run_config=run_config,
         roster=roster,
         train_seconds=0.05,
         step_seconds=0.05,

@@ -139,6 +139,11 @@ def test_a_weight_above_the_largest_counts_as_the_largest_and_nobody_is_told(tmp
     assert fl.largest_error(out.arrays, expected) <= step
 
 
+def some_identity() -> Any:
+    signer = secagg.SigningKey.generate()
+    return fl.Identity(client_id=0, signer=signer, roster=secagg.Roster({0: signer.public}))
+
+
 @pytest.mark.parametrize(
     ("options", "asked"),
     [
@@ -146,7 +151,7 @@ def test_a_weight_above_the_largest_counts_as_the_largest_and_nobody_is_told(tmp
         ({}, {"metrics": ("loss",)}),
         ({"metrics": ("loss",)}, {"metrics": ("loss", "secret")}),
         ({"weighting": "equal"}, {}),
-        ({"identity": lambda _: None}, {}),
+        ({"identity": lambda _: some_identity()}, {}),
     ],
 )
 def test_terms_outside_what_the_client_names_are_refused_before_a_key_exists(

@@ -304,6 +304,7 @@ def test_a_change_beyond_the_clip_is_clipped_and_the_client_alone_is_told(
         cohort=(0, 1, 2),
         dimension=9,
         model_digest=bytes(32),
+        config_digest=bytes(32),
         nonce=bytes(16),
     )
     vector, n_clipped = fl.institution.encode(update, model, terms, secagg.client.system)
@@ -322,7 +323,8 @@ def test_the_coins_of_the_rounding_come_from_the_entropy_that_is_passed() -> Non
         attempt=0,
         cohort=(0, 1, 2),
         dimension=9,
-        model_digest=b"",
+        model_digest=bytes(32),
+        config_digest=bytes(32),
         nonce=bytes(16),
     )
     coins = {
