@@ -177,7 +177,10 @@ class Client:
             )
 
     def _respond(self, frame: bytes) -> bytes:
-        """Dispatch a frame to its step, which it must be due for: one that is not changes nothing."""
+        """Dispatch a frame to its step, which it must be due for.
+
+        One that is not changes nothing, but that the opening of a later slot leaves the round before.
+        """
         several = self._plan.masked and self._plan.rounds_per_setup > 1
         kind = frame[0] if frame else None
         if kind in (ANNOUNCE, SETUP, ROUND) and several != (kind != ANNOUNCE):
@@ -197,6 +200,7 @@ class Client:
             raise PhaseError(f"client {self.client_id} is in phase {machine.phase}, not {phase}")
         machine.require_addressed(inner)
         if phase == ROUND_START:
+            machine.open_shares(inner)  # before anything is charged: somebody may have sealed garbage
             return self._witnessed(machine.masked_input(inner, self._contribute()))
         steps = {
             "choose": machine.choose,
@@ -212,10 +216,10 @@ class Client:
 
     def _open(self, announcement: Announcement) -> bytes:
         """Begin an attempt: check it against the plan, and forget any earlier one."""
-        self._leave()
         planned = self._planned(announcement.round)
         if self._witness is not None:
             self._witness.hear(announcement.heads)
+        self._leave()
         self._round, self._announcement = planned, announcement
         if not self._plan.masked:
             return self._witnessed(encode_plain(self._contribute()))
@@ -247,6 +251,7 @@ class Client:
             self._witness.hear(announcement.heads)
         machine.begin(opening.slot, model_digest=announcement.binding, participants=planned.cohort)
         machine.require_addressed(opening.frame)
+        machine.open_shares(opening.frame)
         self._round, self._announcement = planned, announcement
         return self._witnessed(machine.masked_input(opening.frame, self._contribute()))
 

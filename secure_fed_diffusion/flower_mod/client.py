@@ -5,15 +5,16 @@ examples and the metrics that were asked for, and answers with a masked frame al
 stays at the node.
 
 Guarantees: no training reply leaves this node unmasked, whatever the server asks; the server's terms are
-checked against this client's own policy and names before a key exists; the masks hang on all that the message
-holds for the app and on the run's configuration, so a model or a learning rate shown to one client only yields
-nothing.  The frame that opens a round is
-opened, and the round's masks are off the disk, before the app trains: it trains once a round at most.
-Whatever goes wrong after that is answered with one constant text.  Nothing secret is in `context.state`.
+checked against this client's own policy and names before a key exists; the masks hang on all that the
+message holds for the app and on the run's configuration, so a model or a learning rate shown to one client
+only yields nothing.  The frame that opens a round is opened, and the round's masks are off the disk, before
+the app trains: it trains once a round at most.  Whatever goes wrong after that is answered with one constant
+text.  Nothing secret is in `context.state`.
 
 Not protected against: that a training failed, which is one bit a round, and how long it took; what the app
-does beside its reply (its files, its log); what else it trains by, `context.state` for one; the kinds of message named in `allow_in_clear`; an app that is not
-the one that this node's owner read (README.md, "Who ships the app").
+does beside its reply (its files, its log) and what else it trains by, `context.state` for one; the kinds of
+message named in `allow_in_clear`; an app that is not the one that this node's owner read (README.md, "Who
+ships the app").
 
 Source: secagg/README.md; flwr 1.41, `flwr.clientapp.typing.Mod`.
 """

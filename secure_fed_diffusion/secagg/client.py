@@ -10,6 +10,8 @@ secrets; start a new attempt with a new client.  A client that fails is a dropou
 Guarantees: `semi_honest` (the server and at most t - 1 holders of a client's shares, all following the
 protocol) and `active` (they may do what they like, with 2t > holders + colluders): they learn of the
 honest clients' vectors of a round their sum over one survivor set, which every client's policy accepts.
+Under `active` on a sparse graph they may learn sums of pieces instead: the server says who of its neighbours
+a client is to mask with, so pieces that mask among themselves alone have sums of their own (README.md).
 
 Not protected against: under `semi_honest`, a server that invents clients or shows different lists to
 different clients.  What the SUM says about a member is for differential privacy.
@@ -145,6 +147,20 @@ class Client:
             self._slot = self.session.slot(commitment=self._setup.commitment)
         self._unpack(step, server_frame)
 
+    def open_shares(self, server_frame: bytes) -> None:
+        """Open the sealed shares of the frame that opens a round; `masked_input` is still due, with it.
+
+        For a caller that pays for its input: where a client sealed garbage, the round fails here, before the
+        payment.
+
+        Raises:
+            FrameError: a bad frame; shares that do not open name their sender.
+            TooFewClientsError: fewer holders than the threshold shared, or take part.
+        """
+        with self._step(ROUND_START) as step:
+            self._setup.check_participants(self._open(step, server_frame))
+        self._machine.begin_round()
+
     def masked_input(self, server_frame: bytes, vector: npt.ArrayLike) -> bytes:
         """Take the sealed shares; return the vector under the self mask and the pairwise masks.
 
@@ -159,13 +175,10 @@ class Client:
             ConfigError: the vector is not one of the ring, or too large for a verifiable sum.
         """
         with self._step("masked_input") as step:
-            params = self.session.params
-            if self._slot is None:
-                self._slot = self.session.slot(commitment=self._setup.commitment)
+            params, slot = self.session.params, self._open(step, server_frame)
             if step.receives is None:  # profile unsafe_unmasked
                 return self._reply(step, MaskedInput(vector=to_ring(vector, params)).encode(params))
-            self._setup.open(self._unpack(step, server_frame))
-            self._round = self._setup.take_round(self._slot, self._policy)
+            self._round = self._setup.take_round(slot, self._policy)
             return self._reply(step, self._round.masked_input(vector))
 
     def consistency(self, server_frame: bytes) -> bytes:
@@ -258,6 +271,14 @@ class Client:
                     )
             client._machine.resume(saved["phase"])
         return client
+
+    def _open(self, step: Step, server_frame: bytes) -> Slot:
+        """Open what the frame of a round holds, if its profile has any; return the round."""
+        if self._slot is None:
+            self._slot = self.session.slot(commitment=self._setup.commitment)
+        if step.receives is not None:
+            self._setup.open(self._unpack(step, server_frame))
+        return self._slot
 
     def _in_round(self) -> ClientRound:
         if self._round is None:

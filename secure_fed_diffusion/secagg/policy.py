@@ -34,8 +34,8 @@ class Policy:
     `min_survivors` is the least number of inputs that may be in a published sum; `min_neighbours`
     counts only where the graph is not complete.  Two survivors are too few by default: each would
     read the other's input off the sum.  `colluders` is how many of the holders of this client's shares may
-    work with a server that lies: under `active` 2 * threshold must exceed the holders by more than that.
-    (A server that follows the protocol asks for no second list, whoever colludes with it.)
+    work with the server: the threshold must exceed that, since as many shares as the threshold open either
+    secret; and under `active`, where the server lies, 2 * threshold must exceed the holders by more.
     """
 
     min_cohort: int = 3
@@ -87,6 +87,7 @@ class Policy:
             raise PolicyError(f"proposed profile={params.profile}; this client accepts {self.profiles}")
         _at_least("n_clients", params.n_clients, self.min_cohort)
         _at_least("threshold", params.threshold, self.min_threshold)
+        _at_least("threshold", params.threshold, self.colluders + 1)
         if params.signed:
             # with t shares of each kind a server that splits the holders would learn an input
             _at_least("2 * threshold", 2 * params.threshold, params.n_holders + self.colluders + 1)

@@ -12,8 +12,14 @@ import pytest
 
 from secure_fed_diffusion.dp.ledger import Ledger, verify
 from secure_fed_diffusion.engines.in_process import InProcessEngine
+from secure_fed_diffusion.errors import RunError
 from secure_fed_diffusion.federation.book import Book, BookedServer
 from secure_fed_diffusion.federation.rounds import run_rounds
+from secure_fed_diffusion.institution.keys import read_signing_key
+from secure_fed_diffusion.secagg import codec
+from secure_fed_diffusion.secagg.messages import Shares
+from secure_fed_diffusion.secagg.phases import Kind
+from secure_fed_diffusion.secagg.signing import SIGNATURE_BYTES
 from tests.institution.consortium import Coordinator, coordinator
 
 PHASES = ("advertise", "share_keys", "masked_input", "consistency", "unmask")
@@ -70,8 +76,6 @@ def test_a_process_that_is_lost_before_a_phase_costs_that_round_alone(tmp_path: 
 
 
 def test_too_few_that_are_left_end_the_run_by_name_and_the_next_run_goes_on(tmp_path: Path) -> None:
-    from secure_fed_diffusion.errors import RunError
-
     of = coordinator(tmp_path / "consortium", "federation.reserved_attempts=0")
     for path in of.paths:
         path.write_text(path.read_text().replace("epsilon = 8.0", "epsilon = 30.0"))
@@ -85,3 +89,42 @@ def test_too_few_that_are_left_end_the_run_by_name_and_the_next_run_goes_on(tmp_
     again.join()
     outcomes = run_rounds(again.plan, again.server, again.engine(), book, first=1, note=lambda text: None)
     assert [outcome.survivors for outcome in outcomes] == [(0, 1, 2, 3)] * 2
+
+
+@pytest.mark.parametrize("rounds_per_setup", [1, 2])
+def test_a_client_that_seals_garbage_costs_nobody_a_charge(tmp_path: Path, rounds_per_setup: int) -> None:
+    """All refuse and name it; nobody's record was touched for a round that could have no sum."""
+    of = coordinator(tmp_path / "consortium", f"secagg.rounds_per_setup={rounds_per_setup}")
+    book = with_book(of, tmp_path / "server")
+    of.join()
+    handlers = dict(of.handlers())
+
+    def saboteur(frame: bytes) -> bytes:
+        answer = handlers[LOST](frame)
+        return garbled(of, answer) if phase_of(answer) is Kind.SHARES else answer
+
+    engine = InProcessEngine({**handlers, LOST: saboteur})
+    with pytest.raises(RunError) as caught:
+        next(run_rounds(of.plan, of.server, engine, book, first=1, note=lambda text: None))
+    assert f"the shares that client {LOST} sealed" in str(caught.value)
+    for client_id in range(LOST):
+        path = of.paths[client_id]
+        assert charges(path.parent / "state" / "runs" / of.run_id / "ledger.jsonl") == set()
+
+
+def phase_of(answer: bytes) -> Kind | None:
+    return codec.peek_kind(answer) if answer[:4] == codec.MAGIC else None
+
+
+def garbled(of: Coordinator, answer: bytes) -> bytes:
+    """Flip a bit of each share that this client sealed, and sign that."""
+    session_id = answer[codec.HEADER_BYTES - 32 : codec.HEADER_BYTES]
+    params = of.plan.secagg_params("training")
+    shares = Shares.decode(memoryview(answer)[codec.HEADER_BYTES : -SIGNATURE_BYTES], params)
+    sealed = {v: bytes([part[0] ^ 1]) + part[1:] for v, part in shares.sealed.items()}
+    payload = Shares(commitments=shares.commitments, sealed=sealed).encode(params)
+    signed = codec.signed_bytes(Kind.SHARES, session_id=session_id, client_id=LOST, payload=payload)
+    signature = read_signing_key(of.paths[LOST].parent / "signing.key").sign(signed)
+    return codec.pack(
+        Kind.SHARES, session_id=session_id, client_id=LOST, payload=payload, signature=signature
+    )

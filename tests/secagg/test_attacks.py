@@ -239,6 +239,7 @@ def test_a_client_refuses_survivors_whose_graph_fell_apart() -> None:
         ({"max_modulus_bits": 31}, {}),
         ({"max_dimension": 999}, {}),
         ({}, {"n_neighbours": 10, "threshold": 6}),
+        ({"colluders": 12}, {}),
         ({"profiles": ()}, {}),
         ({"profiles": ("active",)}, {}),
     ],

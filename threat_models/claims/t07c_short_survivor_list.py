@@ -51,7 +51,7 @@ CLAIM = Claim(
         "No client helps to open a sum of fewer inputs, and so of fewer noise shares, than its policy names."
     ),
     defence="min_survivors of each client's own policy, checked before it signs",
-    dropped_assumption="fewer than t holders of each client's shares work with the server",
+    dropped_assumption="at most 2t − holders − 1 holders of each client's shares work with the server",
     view=Exchange,
     stage=stage,
     attack=attack,

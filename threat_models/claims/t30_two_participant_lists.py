@@ -63,7 +63,7 @@ CLAIM = Claim(
         "masked with fewer than t holders of its secrets."
     ),
     defence="a later round is entered only with t holders that the client masks with",
-    dropped_assumption="fewer than t holders of the victim's shares work with the server",
+    dropped_assumption="at most 2t − holders − 1 holders of the victim's shares work with the server",
     view=Exchange,
     stage=stage,
     attack=read_input,

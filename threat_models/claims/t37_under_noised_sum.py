@@ -49,7 +49,7 @@ CLAIM = Claim(
     statement="No institution helps to open a sum of fewer contributions, and so of fewer noise shares, than "
     "its plan was calibrated to.",
     defence="min_survivors of each institution's own plan, which is its policy in the secure sum",
-    dropped_assumption="fewer than t holders of each client's shares work with the server",
+    dropped_assumption="at most 2t − holders − 1 holders of each client's shares work with the server",
     view=Exchange,
     stage=stage,
     attack=attack,
