@@ -10,6 +10,7 @@ in a set-up for several rounds takes 2 (3), and the first of them the set-up's 2
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -159,7 +160,9 @@ def _with_reasons(
     if not reasons:
         return error
     said = "; ".join(f"client {client_id}: {reason}" for client_id, reason in sorted(reasons.items()))
-    return type(error)(f"{error} ({said})")
+    detailed = copy.copy(error)  # with its culprits
+    detailed.args = (f"{error} ({said})",)
+    return detailed
 
 
 def record(plan: Plan, ledger: Ledger, outcome: Outcome) -> dict[str, Any]:

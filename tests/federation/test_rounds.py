@@ -94,6 +94,24 @@ def test_the_attempt_that_a_kill_cut_short_is_one_of_the_repeats() -> None:
     assert notes == []
 
 
+def test_a_round_that_is_over_used_up_no_repeat() -> None:
+    it = federation(settings_for("distributed", "warmup.draws=0"))  # one repeat is reserved
+    loop = run_rounds(it.plan, it.server, it.engine, it.book, first=1, note=print)
+    it.server.apply(next(loop).total)
+    left = [True]
+    lost = it.plan.rounds[1].cohort[:2]
+    it.engine.absent = lambda number, client, step: bool(client in lost and step == "unmask" and left)
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        left.clear()
+
+    resumed = run_rounds(it.plan, it.server, it.engine, it.book, first=2, note=note)
+    assert next(resumed).attempt == 1
+    assert len(notes) == 1
+
+
 def test_enough_for_the_threshold_but_too_few_for_the_noise_is_never_unmasked() -> None:
     it = federation(settings_for("distributed", "federation.min_survivors=5"))
     lost = it.plan.rounds[0].cohort[0]
@@ -198,5 +216,6 @@ def test_errors_say_what_the_clients_said() -> None:
 
     for client_id in it.plan.rounds[0].cohort[:2]:
         it.engine.handlers[client_id] = refuse
-    with pytest.raises(RunError, match="not today"):
+    with pytest.raises(RunError, match="not today") as caught:
         first_round(it)
+    assert caught.value.__cause__.culprits == it.plan.rounds[0].cohort[:2]
