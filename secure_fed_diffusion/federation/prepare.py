@@ -102,34 +102,38 @@ def prepare(
         resume=resume,
         entropy=entropy,
     )
-    auditor = _auditor(part)
-    images = {client_id: dataset.train.subset(indices) for client_id, indices in enumerate(parts)}
-    planted = {} if auditor is None else {client_id: auditor.planted(client_id) for client_id in images}
-    beside = side_by_side(settings, plan, images, bench, entropy=entropy, coins=coins, planted=planted)
-    handlers = {}
-    for client_id, own in images.items():
-        contributor: Contribution
-        if beside is not None:
-            contributor = HandedIn(client_id, plan, beside)
-        else:
-            contributor = bench.contributor(
-                plan,
-                client_id,
-                own,
-                entropy=entropy,
-                coins=coins,
-                planted=planted.get(client_id),
+    try:
+        auditor = _auditor(part)
+        images = {client_id: dataset.train.subset(indices) for client_id, indices in enumerate(parts)}
+        planted = {} if auditor is None else {client_id: auditor.planted(client_id) for client_id in images}
+        beside = side_by_side(settings, plan, images, bench, entropy=entropy, coins=coins, planted=planted)
+        handlers = {}
+        for client_id, own in images.items():
+            contributor: Contribution
+            if beside is not None:
+                contributor = HandedIn(client_id, plan, beside)
+            else:
+                contributor = bench.contributor(
+                    plan,
+                    client_id,
+                    own,
+                    entropy=entropy,
+                    coins=coins,
+                    planted=planted.get(client_id),
+                )
+            handlers[client_id] = _client(part, contributor, entropy).handle
+        run = part.run(InProcessEngine(handlers, rehearsed(settings), beside))
+        run.auditor = auditor
+        if settings.evaluation.attacks:
+            taking_part = sorted({client_id for planned in plan.rounds for client_id in planned.cohort})
+            members = dataset.train.subset(np.concatenate([parts[client_id] for client_id in taking_part]))
+            run.attacks = Attacks(
+                dataset, members, bench.model, bench.objective, patch=bench.patch, device=bench.device
             )
-        handlers[client_id] = _client(part, contributor, entropy).handle
-    run = part.run(InProcessEngine(handlers, rehearsed(settings), beside))
-    run.auditor = auditor
-    if settings.evaluation.attacks:
-        taking_part = sorted({client_id for planned in plan.rounds for client_id in planned.cohort})
-        members = dataset.train.subset(np.concatenate([parts[client_id] for client_id in taking_part]))
-        run.attacks = Attacks(
-            dataset, members, bench.model, bench.objective, patch=bench.patch, device=bench.device
-        )
-    return run
+        return run
+    except BaseException:
+        part.ledger.close()  # its lock would outlive a refusal
+        raise
 
 
 def _client(part: ServerPart, contributor: Contribution, entropy: Entropy) -> Client:
@@ -153,10 +157,4 @@ def _auditor(part: ServerPart) -> Auditor | None:
     """Return the auditor of a run with canaries, its coins on disk before any frame."""
     if not part.plan.canaries:
         return None
-    try:
-        return Auditor.begin(
-            part.settings.audit, part.plan, part.folder.root, finished_round=part.finished_round
-        )
-    except RunError:
-        part.ledger.close()
-        raise
+    return Auditor.begin(part.settings.audit, part.plan, part.folder.root, finished_round=part.finished_round)

@@ -113,45 +113,49 @@ def prepare_server(
     if shared is not None and not resume:
         shared.require()
     ledger, run_id = open_ledger(folder, plan, config_text, resume=resume, by_server=separate)
-    if roster is None:
-        identities = open_identities(folder, ledger, settings.federation.clients, entropy=entropy)
-        roster, heads = identities.roster, identities.heads
-    else:
-        identities, heads = None, adopt_roster(folder, ledger, roster)
-    book = Book(ledger, folder.attempts) if separate else None
-    parts = {"heads": heads, "roster": roster, "entropy": entropy}
-    server: Server = (
-        Server(run_id, plan, model, bench.objective, **parts)
-        if book is None
-        else BookedServer(run_id, plan, model, bench.objective, book=book, **parts)
-    )
-    saved = checkpoint.load(folder.checkpoint)
-    unmeasured = None
-    if saved is not None:
-        server.load_state_dict(saved.state)
-        unmeasured = saved.unmeasured
-    finished = saved.finished_round if saved else 0
-    _require_affordable(plan, ledger, finished)
-    if shared is not None and finished < len(plan.rounds):
-        shared.reserve(ledger)
-    cut_metrics(folder, finished if unmeasured is None else finished - 1)
-    return ServerPart(
-        settings=settings,
-        folder=folder,
-        plan=plan,
-        server=server,
-        ledger=ledger,
-        book=book,
-        roster=roster,
-        heads=heads,
-        identities=identities,
-        assessment=assessment,
-        class_names=class_names,
-        config_text=config_text,
-        finished_round=finished,
-        unmeasured=unmeasured,
-        shared=shared,
-    )
+    try:
+        if roster is None:
+            identities = open_identities(folder, ledger, settings.federation.clients, entropy=entropy)
+            roster, heads = identities.roster, identities.heads
+        else:
+            identities, heads = None, adopt_roster(folder, ledger, roster)
+        book = Book(ledger, folder.attempts) if separate else None
+        parts = {"heads": heads, "roster": roster, "entropy": entropy}
+        server: Server = (
+            Server(run_id, plan, model, bench.objective, **parts)
+            if book is None
+            else BookedServer(run_id, plan, model, bench.objective, book=book, **parts)
+        )
+        saved = checkpoint.load(folder.checkpoint)
+        unmeasured = None
+        if saved is not None:
+            server.load_state_dict(saved.state)
+            unmeasured = saved.unmeasured
+        finished = saved.finished_round if saved else 0
+        _require_affordable(plan, ledger, finished)
+        if shared is not None and finished < len(plan.rounds):
+            shared.reserve(ledger)
+        cut_metrics(folder, finished if unmeasured is None else finished - 1)
+        return ServerPart(
+            settings=settings,
+            folder=folder,
+            plan=plan,
+            server=server,
+            ledger=ledger,
+            book=book,
+            roster=roster,
+            heads=heads,
+            identities=identities,
+            assessment=assessment,
+            class_names=class_names,
+            config_text=config_text,
+            finished_round=finished,
+            unmeasured=unmeasured,
+            shared=shared,
+        )
+    except BaseException:
+        ledger.close()  # its lock would outlive a refusal
+        raise
 
 
 def _require_affordable(plan: Plan, ledger: Ledger, finished: int) -> None:
@@ -178,5 +182,4 @@ def _require_affordable(plan: Plan, ledger: Ledger, finished: int) -> None:
         except BudgetExceededError as error:
             refusals.append(str(error))
     if len(planned.cohort) - len(refusals) < plan.federation.min_survivors:
-        ledger.close()
         raise BudgetExceededError(f"the budget is spent: {refusals[0]}")

@@ -13,6 +13,7 @@ from secure_fed_diffusion.errors import (
     BudgetExceededError,
     RunError,
     SecureAggregationError,
+    SecureFedDiffusionError,
 )
 from secure_fed_diffusion.federation.folder import read_lines
 from secure_fed_diffusion.federation.plan import Plan
@@ -152,6 +153,19 @@ def test_a_kill_while_the_warm_up_trains_or_a_model_is_measured_costs_no_round(
             (line.get("round"), line.get("attempt")) for line in read_lines(tmp_path / "whole" / kept)
         ]
     assert resumed.unmeasured is None
+
+
+@pytest.mark.parametrize("damaged", ["checkpoint/state.pt", "clients/0003/peers.jsonl"])
+def test_a_folder_that_is_refused_is_let_go(damaged: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        finish(make(folder), Watcher(stop_after=1))
+    kept = (folder / damaged).read_bytes()
+    (folder / damaged).write_bytes(b"no such thing\n")
+    with pytest.raises(SecureFedDiffusionError):
+        make(folder, resume=True)
+    (folder / damaged).write_bytes(kept)
+    make(folder, resume=True).ledger.close()  # the same process may try again
 
 
 def plan_of(folder: Path, *overrides: str) -> Plan:
