@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from secure_fed_diffusion.federation.rounds import run_rounds
-from secure_fed_diffusion.federation.server import Server
+from secure_fed_diffusion.federation.server import Server, make_average
 from secure_fed_diffusion.federation.settings import AveragingSettings, LocalSettings, StepSettings
 from secure_fed_diffusion.federation.stepping import GradientServerSettings, UpdateServerSettings
 from secure_fed_diffusion.federation.strategies import Strategy, base_learning_rate, make_strategy
+from secure_fed_diffusion.secagg.encoding import centred
 from secure_fed_diffusion.training.vectors import flatten
 from tests.federation.small import federation, settings_for
 
@@ -190,6 +192,36 @@ def test_a_server_that_is_put_down_between_rounds_goes_on_to_the_bit(
             three.server.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(flatten(three.server.model), flatten(one.server.model))
     assert torch.equal(three.server.average.average, one.server.average.average)
+
+
+def test_mode_none_weighs_each_update_by_the_records_behind_it() -> None:
+    it = federation(settings_for("none", "warmup.draws=0", "federation.masked=false"))
+    encoding, before = it.plan.releases["training"].fixed_point, flatten(it.server.model)
+    updates = {10: 0.25, 30: -0.5}  # by records
+    total = np.zeros(it.plan.dimension + 1, dtype=np.uint64)
+    for records, update in updates.items():
+        vector = encoding.encode(np.full(it.plan.dimension, update), weight=records).vector
+        total += np.append(vector.astype(np.uint64), np.uint64(records))
+    it.server.open(1, 0)
+    it.server.take_sum(centred(total, encoding.modulus_bits))
+    mean = sum(records * update for records, update in updates.items()) / sum(updates)
+    torch.testing.assert_close(flatten(it.server.model) - before, torch.full_like(before, mean))
+
+
+def test_the_average_begins_anew_where_the_warm_up_ends() -> None:
+    it = federation(settings_for("central", "federation.masked=false"))
+    initial = flatten(it.server.model)
+    it.server.apply(next(run_rounds(it.plan, it.server, it.engine, it.book, first=1, note=print)).total)
+    assert not torch.equal(flatten(it.server.model), initial)
+    assert torch.equal(it.server.average.average, flatten(it.server.model))
+
+
+def test_the_tail_is_the_share_of_the_rounds_at_their_end() -> None:
+    recipe = StepSettings(rounds=10, server=GradientServerSettings(average="tail", tail_share=0.35))
+    average = make_average(recipe, torch.zeros(1))
+    for number in range(1, 11):
+        average.update(torch.tensor([float(number)]))
+    assert average.average.tolist() == pytest.approx([8.5])  # of rounds 7 to 10
 
 
 @pytest.mark.parametrize("mode", ["distributed", "central", "client"])
