@@ -77,6 +77,12 @@ class Folder:
         """The sample grid after a round."""
         return self.root / "samples" / f"round_{number:04d}.png"
 
+    def write_config(self, text: str) -> None:
+        """Replace the configuration whole: what a kill leaves can be resumed with."""
+        fresh = self.root / "config.new"
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(self.config)
+
     def write_json(self, name: str, value: Any, *, mode: int | None = None) -> None:
         """Replace a JSON file whole; `mode` are its permissions from its first byte on."""
         fresh = self.root / (name + ".new")
@@ -115,10 +121,15 @@ def open_ledger(
         if b"\n" not in folder.ledger.read_bytes():  # killed before its first line: nothing was begun
             return _begin(folder, plan, config_text, digest, by_server)
         ledger = Ledger.open(folder.ledger)
-        if ledger.terms != plan.terms(ledger.terms.run_id, digest, by_server=by_server):
+        try:
+            if ledger.terms != plan.terms(ledger.terms.run_id, digest, by_server=by_server):
+                raise RunError(
+                    f"{folder.root} was begun under other settings; resume with its own config.toml"
+                )
+            folder.write_config(config_text)  # a kill may have come before it was there
+        except BaseException:
             ledger.close()
-            raise RunError(f"{folder.root} was begun under other settings; resume with its own config.toml")
-        folder.config.write_text(config_text, encoding="utf-8")  # a kill may have come before it was there
+            raise
         return ledger, ledger.terms.run_id
     if folder.root.exists() and any(folder.root.iterdir()):
         raise RunError(f"{folder.root} is not empty: choose another folder, or --resume the run in it")
@@ -129,7 +140,11 @@ def open_ledger(
 def _begin(folder: Folder, plan: Plan, config_text: str, digest: str, by_server: bool) -> tuple[Ledger, str]:
     run_id = system(16).hex()
     ledger = Ledger.create(folder.ledger, plan.terms(run_id, digest, by_server=by_server))
-    folder.config.write_text(config_text, encoding="utf-8")
+    try:
+        folder.write_config(config_text)
+    except BaseException:
+        ledger.close()
+        raise
     return ledger, run_id
 
 

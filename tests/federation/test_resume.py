@@ -168,6 +168,28 @@ def test_a_folder_that_is_refused_is_let_go(damaged: str, tmp_path: Path) -> Non
     make(folder, resume=True).ledger.close()  # the same process may try again
 
 
+def test_a_kill_while_a_run_is_taken_up_leaves_its_configuration_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    make(folder).ledger.close()
+    before = (folder / "config.toml").read_bytes()
+
+    class Killed(BaseException):
+        pass
+
+    def half(path: Path, text: str, **_: object) -> None:
+        path.write_bytes(text.encode()[:100])
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", half)
+        with pytest.raises(Killed):
+            make(folder, resume=True)
+    assert (folder / "config.toml").read_bytes() == before
+    make(folder, resume=True).ledger.close()
+
+
 def plan_of(folder: Path, *overrides: str) -> Plan:
     run = make(folder, "distributed", "federation.reserved_attempts=2", *overrides)
     run.ledger.close()
