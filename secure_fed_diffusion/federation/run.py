@@ -8,6 +8,7 @@ continues, and a ledger that never counts less than what left.
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -114,6 +115,7 @@ class Run:
             signed=self.plan.secagg_params(outcome.planned.release).signed,
         )
         self.folder.write_json("server_view.json", view)
+        outcome.frames.clear()  # as large as the cohort times the model: not held while that is measured
         if self._is_warmed_up_after(number) or self._due(number):
             state = self.server.state_dict()
             checkpoint.save(self.folder.checkpoint, finished_round=number, state=state, unmeasured=line)
@@ -141,6 +143,8 @@ class Run:
         line["seconds"]["evaluation"] = round(time.perf_counter() - started, 4)
         with self.folder.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # the checkpoint is, and says that this line is here
         checkpoint.save(self.folder.checkpoint, finished_round=number, state=self.server.state_dict())
         self.finished_round, self.unmeasured = number, None
         return line

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from secure_fed_diffusion.errors import (
     RunError,
 )
 from secure_fed_diffusion.evaluation.prototypes import nearest_mean_accuracy
+from secure_fed_diffusion.federation.rounds import Outcome, run_rounds
 from secure_fed_diffusion.federation.settings import MODES
 from tests.federation.runs import Watcher, finish, make
 from tests.federation.small import settings_for
@@ -67,6 +70,30 @@ def test_what_the_warm_up_gave_is_shown_where_it_is_asked_for(after_warmup: bool
     evaluated = [record["round"] for record in watcher.records if "prototype_accuracy" in record]
     last_prototypes = max(record["round"] for record in watcher.records if record["kind"] != "gradient")
     assert evaluated == [*[last_prototypes] * after_warmup, watcher.records[-1]["round"]]
+
+
+def test_a_round_s_frames_are_let_go_before_its_model_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Outcome] = []
+    held: list[int] = []
+
+    def watched(*args: Any, **options: Any) -> Iterator[Outcome]:
+        for outcome in run_rounds(*args, **options):
+            seen.append(outcome)
+            yield outcome
+
+    def each_round(weights: object) -> dict[str, Any]:
+        held.append(seen[-1].bytes_up)
+        return {}
+
+    monkeypatch.setattr("secure_fed_diffusion.federation.run.run_rounds", watched)
+    run = make(tmp_path / "run", "distributed", "warmup.draws=0")
+    monkeypatch.setattr(run.assessment, "each_round", each_round)
+    watcher = Watcher()
+    finish(run, watcher)
+    assert held == [0, 0, 0]
+    assert all(record["bytes_up"] > 0 for record in watcher.records)
 
 
 def test_without_a_warm_up_there_are_no_class_means_to_measure(tmp_path: Path) -> None:
