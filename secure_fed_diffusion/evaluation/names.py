@@ -18,9 +18,6 @@ from __future__ import annotations
 DISTANCES = ("fid", "kid")
 """Families where less is better; 0 is equality, and KID may fall below it by chance."""
 
-MANIFOLD = ("precision", "recall", "density", "coverage")
-"""Families of neighbourhoods in feature space: more is better, shares of 1 but for the density."""
-
 PROTOTYPE_ACCURACY = "prototype_accuracy"
 CLASS_MEANS_ACCURACY = "class_means_accuracy"
 TSTR = "tstr"

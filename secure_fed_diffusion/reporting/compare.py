@@ -82,7 +82,7 @@ def _title(found: RunSet) -> str:
 
 
 def _subtitle(members: Sequence[Member]) -> str:
-    data = dict.fromkeys(m.settings.get("data.name", m.settings.get("data.dataset", "")) for m in members)
+    data = dict.fromkeys(m.settings.get("data.name", "") for m in members)
     clients = sorted({m.clients for m in members if m.clients is not None})
     words = [f"data: {', '.join(filter(None, data))}"] if any(data) else []
     words += [f"clients: {', '.join(map(str, clients))}"] if clients else []

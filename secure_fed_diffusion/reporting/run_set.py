@@ -22,7 +22,7 @@ from secure_fed_diffusion.reporting.wording import MODES, NO_GUARANTEE, bound, n
 
 _DEPTH = 3
 _EVIDENCE = ("metrics.jsonl", "ledger.jsonl", "summary.json")
-SEEDS = frozenset({"run.seed", "data.seed", "evaluation.seed", "run.repetition"})
+SEEDS = frozenset({"run.seed", "data.seed"})
 """Settings that make a repetition of a run, not another run."""
 _WITHOUT_EFFECT = frozenset(
     {
@@ -32,7 +32,6 @@ _WITHOUT_EFFECT = frozenset(
         "run.device",
         "run.threads",
         "run.workers",
-        "run.name",
         "evaluation.attacks",
         "evaluation.after_warmup",
     }

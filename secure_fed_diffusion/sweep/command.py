@@ -103,15 +103,11 @@ def find_places(grid_file: Path, out: Path, overrides: tuple[str, ...] = (), *, 
     """
     import dataclasses
 
-    from secure_fed_diffusion.federation.settings import MachineSettings
     from secure_fed_diffusion.sweep.grid import read_grid
     from secure_fed_diffusion.sweep.process import Place
 
-    one_core = (
-        ("run.workers=1",) if "workers" in {f.name for f in dataclasses.fields(MachineSettings)} else ()
-    )
     grid = read_grid(grid_file, overrides)
-    grid = dataclasses.replace(grid, settings=(*one_core, *grid.settings))
+    grid = dataclasses.replace(grid, settings=("run.workers=1", *grid.settings))
     return [Place(root=out, cell=cell, settings=cell.settings(grid.base)) for cell in grid.cells(full=full)]
 
 
