@@ -98,3 +98,11 @@ class TooFewClientsError(SecureAggregationError):
 
 class VerificationError(SecureAggregationError):
     """The sum that the server shows is not the sum of the announced survivors' inputs."""
+
+
+BY_NAME: dict[str, type[SecureFedDiffusionError]] = {
+    kind.__name__: kind
+    for kind in list(globals().values())
+    if isinstance(kind, type) and issubclass(kind, SecureFedDiffusionError)
+}
+"""Every error above by its name, as it comes over a wire or out of another process."""

@@ -27,20 +27,15 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from secure_fed_diffusion import entropy, errors
+from secure_fed_diffusion import entropy
 from secure_fed_diffusion.engines.in_process import Absent, Replies
-from secure_fed_diffusion.errors import FrameError, RunError, SecureFedDiffusionError
+from secure_fed_diffusion.errors import BY_NAME, FrameError, RunError, SecureFedDiffusionError
 
 ACTION = "frame"
 MESSAGE_TYPE = f"query.{ACTION}"
 FRAME, REFUSAL = "frame", "refusal"  # the two records that a message may hold
 BATCH_BYTES = 16 << 20  # of frames that are pushed at once
 MAX_REASON = 500  # characters of a refusal that are kept
-_KINDS = {
-    kind.__name__: kind
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, SecureFedDiffusionError)
-}
 
 
 def encode_frame(frame: bytes, exchange: str) -> RecordDict:
@@ -57,7 +52,7 @@ def encode_refusal(error: SecureFedDiffusionError, exchange: str) -> RecordDict:
 def decode_refusal(kind: str, reason: str) -> SecureFedDiffusionError:
     """Return the error of our tree that a node named; an unknown name becomes a `RunError`."""
     text = " ".join(reason[:MAX_REASON].split())
-    return _KINDS.get(kind, RunError)(text)
+    return BY_NAME.get(kind, RunError)(text)
 
 
 def decode_frame(content: RecordDict) -> tuple[bytes, str]:

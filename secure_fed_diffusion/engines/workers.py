@@ -31,8 +31,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from secure_fed_diffusion import errors
-from secure_fed_diffusion.errors import RunError, SecureFedDiffusionError
+from secure_fed_diffusion.errors import BY_NAME, RunError, SecureFedDiffusionError
 
 Arrays = Sequence[npt.NDArray[np.uint64]]
 Service = Callable[[Any], Arrays]
@@ -44,11 +43,6 @@ _START = (
     "import sys; sys.path[:] = sys.argv[1:]; "
     "from secure_fed_diffusion.engines.worker_process import main; main()"
 )
-_KINDS = {
-    kind.__name__: kind
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, SecureFedDiffusionError)
-}
 
 
 class WorkerError(RunError):
@@ -176,7 +170,7 @@ def send_arrays(stream: IO[bytes], arrays: Arrays) -> None:
 def send_error(stream: IO[bytes], error: BaseException, *, refused: bool) -> None:
     """Answer a job with an error: one of ours that refuses it in words, of any other its type alone."""
     kind = type(error).__name__.encode()
-    if refused and isinstance(error, SecureFedDiffusionError) and type(error).__name__ in _KINDS:
+    if refused and isinstance(error, SecureFedDiffusionError) and type(error).__name__ in BY_NAME:
         stream.write(REFUSAL)
         send(stream, kind)
         send(stream, str(error).encode())
@@ -195,5 +189,5 @@ def _read_answer(stream: IO[bytes]) -> Arrays:
         ]
     kind = receive(stream).decode()
     if status == REFUSAL:
-        raise _KINDS[kind](receive(stream).decode())
+        raise BY_NAME[kind](receive(stream).decode())
     raise WorkerError(f"a worker failed with {kind}; what it said stands above")

@@ -1,7 +1,7 @@
 """How far a sweep is: live bars on a terminal, plain lines in a log.
 
-    with SweepProgress() as progress:
-        progress.standing(standing)
+with SweepProgress() as progress:
+    progress.standing(standing)
 """
 
 from __future__ import annotations
