@@ -199,6 +199,23 @@ def test_a_set_up_is_made_anew_once_too_few_of_the_next_cohort_answer_in_it() ->
     assert outcome.survivors == cohorts[1]
 
 
+def test_who_did_not_answer_in_a_set_up_is_not_counted_on_for_the_repeat() -> None:
+    it = quick()
+    lost = it.plan.rounds[1].cohort[:2]
+    tries: list[int] = []
+
+    def absent(number: int, client: int, step: str) -> bool:
+        tries.append(number) if (number, client, step) == (2, lost[0], "masked_input") else None
+        return (number, step) == (2, "masked_input") and client in lost and len(tries) == 1
+
+    it.engine.absent = absent
+    loop = outcomes(it)
+    assert next(loop).exchanges == 5
+    outcome = next(loop)
+    assert (outcome.attempt, outcome.exchanges) == (1, 5)  # the set-up is made anew
+    require_exact(outcome)
+
+
 def test_a_failed_attempt_uses_up_its_slot_and_the_repeat_takes_the_next() -> None:
     it = quick()
     cohort = it.plan.rounds[0].cohort
