@@ -130,6 +130,9 @@ def _serve(process: subprocess.Popen[bytes], equipment: list[bytes], jobs: queue
             done.set_exception(WorkerError(f"a worker process ended ({type(error).__name__})"))
         except BaseException as error:  # a job that cannot be pickled: the caller's mistake
             done.set_exception(error)
+    for pipe in (down, up):
+        with suppress(OSError):  # what was still to be written, to a process that is gone
+            pipe.close()
 
 
 def send(stream: IO[bytes], data: bytes) -> None:

@@ -123,6 +123,17 @@ def test_closing_ends_a_worker_in_the_middle_of_a_job(tmp_path: Path) -> None:
         them.submit(("squares", [1]))
 
 
+def test_closed_workers_keep_no_pipe_open() -> None:
+    with Workers(2, Service) as them:
+        them.submit(("squares", [1])).result()
+        pipes = [pipe for each in them._processes for pipe in (each.stdin, each.stdout)]
+    for _ in range(100):
+        if all(pipe.closed for pipe in pipes):
+            return
+        time.sleep(0.05)
+    raise AssertionError("a pipe is still open")
+
+
 @pytest.mark.parametrize("death", [signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_dies_with_its_parent_however_that_dies(death: int, tmp_path: Path) -> None:
     program = (
