@@ -143,6 +143,7 @@ def test_overrides_are_read_as_toml_and_otherwise_as_bare_words() -> None:
             "federation.vanish=[{ round = 2, client = 3, phase = 'unmask' }]",
             "model.channels=[8, 16]",
             "secagg.modulus_bits=auto",
+            "modes.local.micro_batch=auto",
         ],
     )
     assert settings.privacy.mode == "local"
@@ -153,7 +154,7 @@ def test_overrides_are_read_as_toml_and_otherwise_as_bare_words() -> None:
         (2, 3, "unmask")
     ]
     assert settings.model.channels == (8, 16)
-    assert settings.secagg.modulus_bits == "auto"
+    assert settings.secagg.modulus_bits == settings.modes.local.micro_batch == "auto"
 
 
 def test_an_override_wins_over_the_file_and_the_last_override_over_the_first() -> None:

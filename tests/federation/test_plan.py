@@ -9,7 +9,7 @@ from secure_fed_diffusion.dp.accounting import epsilon
 from secure_fed_diffusion.dp.mechanism import View
 from secure_fed_diffusion.errors import BudgetExceededError, ConfigError, PolicyError
 from secure_fed_diffusion.federation.plan import Plan
-from secure_fed_diffusion.federation.schedule import most_participations
+from secure_fed_diffusion.federation.schedule import make_schedule, most_participations
 from tests.federation.small import federation, settings_for
 
 
@@ -63,6 +63,13 @@ def test_cohorts_are_public_balanced_and_the_same_for_everyone() -> None:
     assert one.rounds == two.rounds
     assert most_participations(one.rounds, "training") == math.ceil(12 * 5 / 6)
     assert {len(planned.cohort) for planned in one.rounds} == {5}
+
+
+def test_who_sits_out_is_decided_by_the_seed_and_not_by_a_clients_number() -> None:
+    federation = settings_for("distributed").federation
+    schedules = {make_schedule(federation, n_prototypes=0, n_training=6, seed=seed) for seed in range(8)}
+    assert len(schedules) > 1
+    assert {min(set(range(6)) - set(rounds[0].cohort)) for rounds in schedules} != {5}
 
 
 def test_the_noise_overhead_is_that_of_the_least_honest_survivors() -> None:

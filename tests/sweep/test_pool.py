@@ -313,3 +313,27 @@ def test_the_pool_ends_a_run_that_does_not_stop(places: list[Place], monkeypatch
     running.end()
     assert isinstance(running.process, subprocess.Popen)
     assert running.process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(("set_by", "threads"), [((), "1"), (("run.threads=3", "run.workers=2"), "6")])
+def test_a_cell_is_given_as_many_threads_as_its_workers_have_together(
+    set_by: tuple[str, ...], threads: str, places: list[Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = places[0].root
+    place = find_places(root.parent / "grid.toml", root, set_by, full=False)[0]
+    said = "import os; print(os.environ['OMP_NUM_THREADS'], os.environ['MKL_NUM_THREADS'])"
+    monkeypatch.setattr(process, "command", lambda _: [sys.executable, "-c", said])
+    process.Running.start(place).process.wait()
+    assert place.log.read_text() == f"{threads} {threads}\n"
+
+
+def test_an_attempt_that_said_nothing_is_not_given_the_words_of_the_one_before(
+    places: list[Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = places[0]
+    place.log.parent.mkdir(parents=True)
+    place.log.write_text("sfd: round 1: too few clients are left\n")
+    monkeypatch.setattr(process, "command", lambda _: [sys.executable, "-c", "raise SystemExit(3)"])
+    running = process.Running.start(place)
+    running.process.wait()
+    assert running.error() == "ended with status 3 and said nothing"
