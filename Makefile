@@ -28,8 +28,9 @@ test: check
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
-# A SuperLink, four nodes, TLS, keys: real processes, really killed; needs the extra flower.
+# A SuperLink, four nodes, TLS, keys: real processes, really killed; installs the extra flower.
 test-deployment: $(READY)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[train,flower]'
 	$(BIN)/python -m pytest -m slow tests/deployment
 
 # The site: pages, tutorials, API from the docstrings; into build/docs. Needs the extra docs and the packages that
