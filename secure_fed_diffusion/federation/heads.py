@@ -23,6 +23,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
@@ -94,8 +95,6 @@ class HeadBook:
         self._run_id, self._roster, self._path, self._keep_all = run_id, roster, path, keep_all
         self._latest: dict[int, SignedHead] = {}
         self._unsaved: list[SignedHead] = []
-        self._ring = sorted(roster, key=lambda client_id: _rank(roster, client_id))
-        self._place = {client_id: place for place, client_id in enumerate(self._ring)}
         if path is not None and path.exists():
             whole, _, torn = path.read_bytes().rpartition(b"\n")
             if torn:
@@ -114,9 +113,16 @@ class HeadBook:
         The clients stand in a ring, in an order that hangs on every key of the roster, so that nobody picks
         its own witnesses; each sees those before it.
         """
-        place, seen = self._place[client_id], min(WITNESSES, len(self._ring) - 1)
-        clients = (self._ring[place - step] for step in range(seen + 1))
+        ring, places = self._ring
+        place, seen = places[client_id], min(WITNESSES, len(ring) - 1)
+        clients = (ring[place - step] for step in range(seen + 1))
         return tuple(self._latest[client] for client in clients if client in self._latest)
+
+    @cached_property
+    def _ring(self) -> tuple[list[int], dict[int, int]]:
+        """The clients in their ring, and where each stands: made by the server's book, which alone shows."""
+        ring = sorted(self._roster, key=lambda client_id: _rank(self._roster, client_id))
+        return ring, {client_id: place for place, client_id in enumerate(ring)}
 
     def learn(self, head: SignedHead) -> None:
         """Take a head, or refuse it.
