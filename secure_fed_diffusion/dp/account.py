@@ -58,6 +58,7 @@ class Account:
     terms: Terms
     charges: dict[tuple[int, int, int, str], Charge] = field(default_factory=dict)
     steps: dict[int, Counter[str]] = field(default_factory=dict)
+    attempts: dict[int, set[int]] = field(default_factory=dict)  # by round: those that somebody paid for
 
     def price(self, charge: Charge) -> float:
         """Return the guarded ε that the client would have spent after `charge`.
@@ -91,6 +92,7 @@ class Account:
     def add(self, charge: Charge) -> None:
         """Count `charge`."""
         self.charges[charge.identity] = charge
+        self.attempts.setdefault(charge.round, set()).add(charge.attempt)
         self.steps.setdefault(charge.client_id, Counter())[charge.mechanism] += charge.steps
 
     def spent(self, client_id: int) -> dict[Mechanism, int]:

@@ -154,11 +154,11 @@ class Ledger:
 
     def attempts(self, round: int) -> int:  # noqa: A002
         """Return the first attempt at `round`, counted from 0, that nobody was charged for."""
-        return max((key[2] + 1 for key in self._account.charges if key[1] == round), default=0)
+        return max(self._account.attempts.get(round, ()), default=-1) + 1
 
     def paid(self, round: int) -> int:  # noqa: A002
         """Return at how many attempts of `round` somebody was charged."""
-        return len({key[2] for key in self._account.charges if key[1] == round})
+        return len(self._account.attempts.get(round, ()))
 
     def close(self) -> None:
         """Let another process write; a second call does nothing."""
