@@ -83,6 +83,22 @@ def test_no_frames_are_no_answers_and_no_messages() -> None:
     assert grid.pulls == 0
 
 
+def test_frames_are_pushed_in_batches_of_a_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, sizes = grid_of(5), []
+    honest = grid.push_messages
+
+    def watched(messages: Any) -> Any:
+        pushed = list(messages)
+        sizes.append(len(pushed))
+        return honest(pushed)
+
+    monkeypatch.setattr(grid, "push_messages", watched)
+    monkeypatch.setattr("secure_fed_diffusion.engines.flower.BATCH_BYTES", 10)
+    frames = {client_id: bytes(6) for client_id in range(5)}
+    assert sorted(engine_on(grid).exchange(frames, round=1, phase="advertise").frames) == [0, 1, 2, 3, 4]
+    assert sizes == [2, 2, 1]
+
+
 def test_a_client_without_a_node_is_gone() -> None:
     engine = engine_on(grid_of())
     engine.nodes = {0: FIRST_NODE}

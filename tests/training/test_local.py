@@ -69,6 +69,23 @@ def plain(model: nn.Module, data: ClientData, *, key: tuple[int, ...] = KEY, **s
     train_plain(model, OBJECTIVE, data, LocalOptimizer(**settings), epochs=2, batch=10, key=key)
 
 
+def test_plain_training_sees_every_record_once_an_epoch_and_draws_for_it_anew(
+    data: ClientData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[object, list[int]] = {}
+    honest = ClientData.records
+
+    def watch(self: ClientData, index: np.ndarray, *rest: object) -> object:
+        seen.setdefault(rest[-1], []).extend(index.tolist())
+        return honest(self, index, *rest)
+
+    monkeypatch.setattr(ClientData, "records", watch)
+    plain(unet(), data)
+    assert list(seen) == [(*KEY, 0), (*KEY, 1)]
+    assert [sorted(order) for order in seen.values()] == [list(range(N))] * 2
+    assert seen[*KEY, 0] != seen[*KEY, 1]
+
+
 def test_private_training_takes_the_planned_steps_on_the_sampled_records(
     data: ClientData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
