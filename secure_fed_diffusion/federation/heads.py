@@ -20,6 +20,7 @@ signs two histories, until two of the witnesses' files are compared (`sfd audit`
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -96,9 +97,9 @@ class HeadBook:
         self._latest: dict[int, SignedHead] = {}
         self._unsaved: list[SignedHead] = []
         if path is not None and path.exists():
-            whole, _, torn = path.read_bytes().rpartition(b"\n")
+            whole, newline, torn = path.read_bytes().rpartition(b"\n")
             if torn:
-                path.write_bytes(whole + b"\n" * bool(whole))
+                os.truncate(path, len(whole) + len(newline))
             for head in read_heads(path):
                 self._learn(head)
 

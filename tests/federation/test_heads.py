@@ -116,6 +116,24 @@ def test_what_was_seen_is_remembered_by_the_next_process(keep_all: bool, tmp_pat
     assert read_heads(path) == (expected or [signed(1, 8), signed(2, 4)])
 
 
+def test_a_torn_last_line_is_cut_off_in_place_and_the_others_never_leave_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "heads.jsonl"
+    book = HeadBook("run", ROSTER, path, keep_all=True)
+    book.learn(signed(1, 3))
+    book.save()
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"client_id": 2, "li')
+
+    def never(*_: object) -> None:
+        raise AssertionError("written anew: a kill here would lose every head")
+
+    monkeypatch.setattr(Path, "write_bytes", never)
+    assert HeadBook("run", ROSTER, path, keep_all=True).latest == {1: signed(1, 3)}
+    assert path.read_bytes() == whole
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", '{"client_id": 1, "line": 2, "head": "00", "signature": ""}'])
 def test_a_file_of_heads_that_holds_something_else_is_an_error_that_names_the_line(
     text: str, tmp_path: Path
