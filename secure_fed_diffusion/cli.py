@@ -30,7 +30,9 @@ try:
         from secure_fed_diffusion.flower_app import command as coordinator
         from secure_fed_diffusion.institution import command as institution
         from secure_fed_diffusion.sweep import command as sweeping
-except ImportError:
+except ModuleNotFoundError as error:
+    if (error.name or "").startswith("secure_fed_diffusion"):
+        raise  # a part of ours is missing: no extra brings it
     sys.exit("sfd needs the training extra: pip install 'secure-fed-diffusion[train]'")
 
 app = typer.Typer(

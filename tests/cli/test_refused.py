@@ -132,3 +132,11 @@ def test_help_comes_without_the_machinery() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_part_of_ours_that_is_missing_is_not_said_to_be_an_extra() -> None:
+    program = "import sys; sys.modules['secure_fed_diffusion.sweep'] = None; import secure_fed_diffusion.cli"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "secure_fed_diffusion.sweep" in done.stderr
+    assert "extra" not in done.stderr.splitlines()[-1]
