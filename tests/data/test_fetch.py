@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -238,6 +239,9 @@ def test_a_file_larger_than_the_free_disk_or_the_bound_is_refused(cifar, monkeyp
     with pytest.raises(DataError, match="expected at most 1000"):
         fetching.fetch(cifar[0], tmp_path, Heard())
     monkeypatch.undo()
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(DataError, match="has 1000 bytes free"):
+        fetching.fetch(cifar[0], tmp_path, Heard())
 
 
 def sfd(

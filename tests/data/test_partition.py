@@ -72,6 +72,13 @@ def test_a_smaller_beta_skews_the_labels_more_and_a_huge_one_hardly_at_all():
     assert skew[-1] < 0.12
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_skew_that_leaves_clients_with_nothing_tops_them_up(seed):
+    parts = deal(BALANCED, 40, beta=1e-3, seed=seed)
+    assert min(map(len, parts)) == MIN_RECORDS
+    assert sum(map(len, parts)) == len(BALANCED)
+
+
 def test_dirichlet_shares_have_the_variance_of_the_dirichlet_distribution():
     # one class, two clients, beta = 1: the first share is uniform, variance 1/12; over 2,000 seeds the
     # sample variance has a standard deviation of about 0.0017, so 5 of them is a false alarm in 10^6
