@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from secure_fed_diffusion.errors import RunError
 from secure_fed_diffusion.reporting import compare_figures
-from secure_fed_diffusion.reporting.compare import write_comparison
+from secure_fed_diffusion.reporting.compare import _group_row, write_comparison
 from secure_fed_diffusion.reporting.run_folder import RunFolder
 from secure_fed_diffusion.reporting.run_set import (
     Member,
@@ -118,6 +118,19 @@ def test_a_mean_carries_its_interval_by_hand(page: tuple[str, Page]) -> None:
     text = " ".join(page[1].text.split())
     assert "± 6.4 %" in text
     assert "by Student's t" in text
+
+
+def test_repetitions_show_the_largest_epsilon_of_theirs(tmp_path: Path) -> None:
+    for seed, factor in ((0, 1.0), (1, 0.5)):
+        cell = vary(write_run(tmp_path / f"cell-{seed}", mode="distributed", rounds=4, name="x"), seed=seed)
+        summary = json.loads((cell / "summary.json").read_text())
+        for views in summary["epsilon"].values():
+            views |= {accountant: value * factor for accountant, value in views.items()}
+        (cell / "summary.json").write_text(json.dumps(summary))
+    (group,) = read_runs([tmp_path]).groups()
+    spent = [member.epsilon for member in group]
+    assert len(set(spent)) == 2
+    assert _group_row(group, [], 0)["cells"][0]["value"] == max(spent)
 
 
 def test_the_settings_that_differ_are_a_table(page: tuple[str, Page]) -> None:
