@@ -5,7 +5,8 @@ aggregation: after the survivors are known, before the unmask frame leaves).  As
 steps are released, the whole is (ε, δ)-DP at the filter's ε, however the steps were chosen.
 
 Not protected against: reading the sum spent so far as an ε; a filter's guarantee is its budget, nothing
-less.  No part of a run asks it today: a plan's guarantee is PLD at its least number of survivors.
+less.  Within a run nobody asks it (a plan's guarantee is PLD at its least number of survivors); several runs
+on one data set do (`spending`): what the next one is depends on what the last one released.
 
 Source: Feldman and Zrnic 2021, "Individual Privacy Accounting via a Rényi Filter"; the
 conversion to ε: Canonne, Kamath and Steinke 2020, Proposition 12.
@@ -25,7 +26,7 @@ from secure_fed_diffusion.dp.mechanism import Mechanism, View
 from secure_fed_diffusion.errors import ConfigError, PrivacyError
 
 # T·d·η <= 1e-9 bounds T·d by 1e128, and κ is below 1e-300: with these limits e^ε·T·d·n·κ < 1e-6·δ.
-_LARGEST_EPSILON, _LEAST_DELTA, _DELTA_OF_INTEGERS = 300.0, 1e-30, 1e-6
+LARGEST_EPSILON, _LEAST_DELTA, _DELTA_OF_INTEGERS = 300.0, 1e-30, 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +40,9 @@ class RenyiFilter:
     def __post_init__(self) -> None:
         if self.order not in RENYI_ORDERS:
             raise ConfigError(f"expected one of {RENYI_ORDERS}, got {self.order}", key="order")
-        if not (_LEAST_DELTA <= self.delta < 1.0 and 0.0 < self.epsilon <= _LARGEST_EPSILON):
+        if not (_LEAST_DELTA <= self.delta < 1.0 and 0.0 < self.epsilon <= LARGEST_EPSILON):
             raise ConfigError(
-                f"expected {_LEAST_DELTA} <= δ < 1 and 0 < ε <= {_LARGEST_EPSILON}, "
+                f"expected {_LEAST_DELTA} <= δ < 1 and 0 < ε <= {LARGEST_EPSILON}, "
                 f"got {self.delta}, {self.epsilon}"
             )
         if self.budget <= 0.0:
@@ -53,6 +54,10 @@ class RenyiFilter:
         order = self.order
         epsilon, delta = self.epsilon - 2.0 * NEGLIGIBLE_LOSS, self.delta * (1.0 - _DELTA_OF_INTEGERS)
         return epsilon - math.log1p(-1.0 / order) + math.log(delta * order) / (order - 1.0)
+
+    def worth(self, divergence: float) -> float:
+        """Return the ε at this δ for which `divergence` would be the whole budget of this order."""
+        return divergence + self.epsilon - self.budget
 
     def admits(self, taken: Mapping[Mechanism, int], following: Mechanism, view: View) -> bool:
         """Return whether one step of `following` may be released after the steps `taken`.

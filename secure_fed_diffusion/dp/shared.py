@@ -149,10 +149,15 @@ class SharedLedger:
             others = {run: held for run, held in spending.holdings.items() if run != wanted.run_id}
             held = Spending(spending.terms, others).epsilon()
             n_open = sum(not holding.settled for holding in others.values())
+            alone = (
+                "; a plan that fits alone may be more than the filter for several runs has (dp.spending)"
+                if math.isinf(reached) and others
+                else ""
+            )
             raise BudgetExceededError(
                 f"the data set {self._terms.dataset!r} would reach ε = {reached:.4f} at "
                 f"δ = {self._terms.delta:g}, its budget is {self._terms.budget_epsilon:g}; {len(others)} "
-                f"earlier runs hold ε = {held:.4f} of it ({n_open} of them not ended: counted in full)"
+                f"earlier runs hold ε = {held:.4f} of it ({n_open} of them not ended: counted in full){alone}"
             )
         return after, reached
 

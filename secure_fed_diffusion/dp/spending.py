@@ -1,13 +1,24 @@
 """What several runs hold of one data set's budget, and the rules that a further run must obey.
 
-Writer and auditor share these rules, as they do for one run (`account`).  Knows no file.  The sum is
-composed by the accountant over the mechanisms of all runs (ε is never added up), each as the guard view
-of its own run sees it: the adversary is everybody whom each run was promised to withstand, together.
+Writer and auditor share these rules, as they do for one run (`account`).  Knows no file.  Mechanisms are
+composed (ε is never added up), each as the guard view of its own run sees it: the adversary is everybody whom
+each run was promised to withstand, together.
+
+A run that is alone is priced by the terms' accountant: its plan was fixed before anything was released.  What
+comes after it may depend on what it released, and PLD does not compose plans that were chosen so; therefore
+several runs go through a Rényi filter together.  Its order is the one that suits the first plan best, fixed
+before any release.  A run whose plan alone is more than the filter has takes the whole budget: from its first
+release on no other one is admitted, however little it spends in the end.
+
+Guarantees: as long as only admitted runs release anything, all of them together are (`budget_epsilon`,
+`delta`)-DP, whoever chose the later plans, seeing what, and whenever runs were ended (Feldman and Zrnic
+2021).
 
 A record is at one client of each run, nobody says at which: each mechanism counts as often as it did at
 the client that used it most.
 
-Not protected against: one person with several records; a record that two clients of one run both hold.
+Not protected against: one person with several records; a record that two clients of one run both hold;
+reading what is taken so far as an ε: the guarantee is the budget, nothing less.
 
 >>> terms = DatasetTerms(dataset="digits", unit="example", relation="add_remove", delta=1e-5,
 ...                      budget_epsilon=3.0, accountant="pld")
@@ -24,7 +35,8 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, get_args
 
-from secure_fed_diffusion.dp.accounting import Accountant, epsilon
+from secure_fed_diffusion.dp.accounting import RENYI_ORDERS, Accountant, epsilon, renyi_divergence
+from secure_fed_diffusion.dp.filters import LARGEST_EPSILON, RenyiFilter
 from secure_fed_diffusion.dp.mechanism import Mechanism, Relation, Unit, View
 from secure_fed_diffusion.errors import ConfigError, PrivacyError
 
@@ -150,15 +162,48 @@ class Spending:
         return Spending(self.terms, MappingProxyType({**self.holdings, run_id: holding}))
 
     def epsilon(self) -> float:
-        """Return ε of all runs together at the data set's δ."""
-        counts: Counter[Mechanism] = Counter()
-        for holding in self.holdings.values():
-            for name, count in holding.counts.items():
-                if count:
-                    seen = seen_by(holding.reservation.guard, holding.reservation.mechanisms[name])
-                    counts[seen] += count
-        terms = self.terms
-        return epsilon(counts, delta=terms.delta, view=_COMMON_VIEW, accountant=terms.accountant)
+        """Return how much of the budget is taken, as an ε at the data set's δ; `math.inf` for more than all.
+
+        Alone, a run takes what the accountant says of it; several take what the filter says.
+        """
+        terms, counts = self.terms, Counter[Mechanism]()
+        releasing = [holding for holding in self.holdings.values() if any(holding.counts.values())]
+        for holding in releasing:
+            counts.update(_as_seen(holding.reservation, holding.counts))
+        if len(releasing) < 2:
+            return epsilon(counts, delta=terms.delta, view=_COMMON_VIEW, accountant=terms.accountant)
+        limit = self._filter()
+        if limit is None or not all(_fits(limit, holding.reservation) for holding in releasing):
+            return math.inf
+        taken = limit.worth(renyi_divergence(counts, order=limit.order, view=_COMMON_VIEW))
+        beyond_proof = taken > limit.epsilon < terms.budget_epsilon
+        return math.inf if beyond_proof else taken
+
+    def _filter(self) -> RenyiFilter | None:
+        """Return the filter for all runs, of the order at which the first plan takes the least of it."""
+        first = next(h.reservation for h in self.holdings.values() if any(h.reservation.counts.values()))
+        plan, shares = _as_seen(first, first.counts), {}
+        for order in RENYI_ORDERS:
+            budget = min(self.terms.budget_epsilon, LARGEST_EPSILON)
+            try:
+                limit = RenyiFilter(order=order, epsilon=budget, delta=self.terms.delta)
+                shares[limit] = renyi_divergence(plan, order=order, view=_COMMON_VIEW) / limit.budget
+            except PrivacyError:  # nothing is left at this order, or its divergence has no proof
+                continue
+        return min(shares, key=shares.__getitem__, default=None)
+
+
+def _fits(limit: RenyiFilter, run: Reservation) -> bool:
+    plan = _as_seen(run, run.counts)
+    return renyi_divergence(plan, order=limit.order, view=_COMMON_VIEW) <= limit.budget
+
+
+def _as_seen(reservation: Reservation, counts: Mapping[str, int]) -> Counter[Mechanism]:
+    seen: Counter[Mechanism] = Counter()
+    for name, count in counts.items():
+        if count:
+            seen[seen_by(reservation.guard, reservation.mechanisms[name])] += count
+    return seen
 
 
 def seen_by(view: View, mechanism: Mechanism) -> Mechanism:
