@@ -138,13 +138,18 @@ def make_roster(publics: Iterable[Path], path: Path) -> Roster:
     """Write the roster of the public keys in the files `publics`: client 0 is the first, and so on.
 
     Raises:
-        ConfigError: a file is missing or holds no public key; two are the same.
+        ConfigError: a file is missing, holds no public key or is named as a secret one; two are the same.
         RunError: there is a file at `path`.
     """
     if path.exists():
         raise RunError(f"{path} exists: a changed roster is a new one, and all institutions compare its root")
     keys = {}
     for client_id, file in enumerate(publics):
+        if file.suffix == ".key":  # both halves are 64 digits: only the name tells them apart
+            raise ConfigError(
+                f"{file} is a secret key by its name, and a roster is shown to all: name {SIGNING_PUBLIC}",
+                key="roster",
+            )
         try:
             keys[client_id] = bytes.fromhex(file.read_text(encoding="ascii"))
         except (OSError, ValueError):

@@ -97,6 +97,14 @@ def test_the_same_key_twice_is_no_roster(consortium: Coordinator, tmp_path: Path
     assert not (tmp_path / "roster.json").exists()
 
 
+def test_a_secret_key_never_gets_onto_a_roster(consortium: Coordinator, tmp_path: Path) -> None:
+    secret = consortium.paths[0].parent / "signing.key"
+    with pytest.raises(ConfigError, match=r"secret key by its name.*name signing\.pub") as caught:
+        keys.make_roster([secret], tmp_path / "roster.json")
+    assert secret.read_text().strip() not in str(caught.value)
+    assert not (tmp_path / "roster.json").exists()
+
+
 MISTAKES = [
     ('key = "signing.key"', 'key = "node.key"', "were identity.key and superlink.node_key exchanged?"),
     (
