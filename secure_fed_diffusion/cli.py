@@ -35,6 +35,8 @@ except ModuleNotFoundError as error:
         raise  # a part of ours is missing: no extra brings it
     sys.exit("sfd needs the training extra: pip install 'secure-fed-diffusion[train]'")
 
+STOPPED = 130  # the status after Ctrl-C
+
 app = typer.Typer(
     name="sfd",
     help="Train diffusion models on data that may not leave its owner, and see what it costs.",
@@ -66,13 +68,16 @@ def main() -> None:
     """Run `sfd`; the entry point of the distribution."""
     try:
         add_commands()
-        raise SystemExit(app(standalone_mode=False) or 0)
+        status = app(standalone_mode=False) or 0
+        if status == STOPPED:
+            raise KeyboardInterrupt  # typer caught it, and returns its status without a word
+        raise SystemExit(status)
     except click.UsageError as error:
         if not error.format_message():
             raise SystemExit(2) from None  # no arguments: the help was printed
         fail(error.format_message(), 2)
     except (click.Abort, KeyboardInterrupt):
-        fail("stopped", 130)
+        fail("stopped", STOPPED)
     except ConfigError as error:
         fail(str(error), 2)
     except SecureFedDiffusionError as error:
