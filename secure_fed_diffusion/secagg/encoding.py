@@ -241,7 +241,16 @@ class FixedPoint:
         return Encoded(vector, n_clipped)
 
     def decode(self, total: RingVector, *, total_weight: int = 1) -> npt.NDArray[np.float64]:
-        """Return the sum as floats, divided by `total_weight`; exact where it has at most 53 bits."""
-        integers = centred(np.asarray(total), self.modulus_bits)
+        """Return the sum as floats, divided by `total_weight`; exact where it has at most 53 bits.
+
+        Raises:
+            ConfigError: no integers (a total that was divided before), or a weight below 1.
+        """
+        ring = np.asarray(total)
+        if ring.dtype.kind not in "ui":
+            raise ConfigError(f"expected integers of the ring, got {ring.dtype}", key="total")
+        if not total_weight >= 1:
+            raise ConfigError(f"expected total_weight >= 1, got {total_weight}", key="total_weight")
+        integers = centred(ring, self.modulus_bits)
         decoded: npt.NDArray[np.float64] = np.ldexp(integers.astype(np.float64), -self.fraction_bits)
         return decoded / total_weight

@@ -164,6 +164,14 @@ def test_a_weight_outside_its_bound_is_refused(weight: int) -> None:
         GRID.encode([0.0], weight=weight)
 
 
+def test_a_total_that_was_divided_before_is_not_decoded() -> None:
+    total = GRID.encode([-0.5]).vector
+    with pytest.raises(ConfigError, match="total: expected integers of the ring, got float64"):
+        GRID.decode(total / 4)
+    with pytest.raises(ConfigError, match="total_weight >= 1, got 0"):
+        GRID.decode(total, total_weight=0)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
