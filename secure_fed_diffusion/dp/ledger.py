@@ -211,6 +211,10 @@ class LedgerReport:
         """The digest of the last line."""
         return self.digests[-1]
 
+    def digest_at(self, line: int) -> str | None:
+        """Return the digest of a line, counted from 1, or None where there is no such line."""
+        return self.digests[line - 1] if 1 <= line <= len(self.digests) else None
+
     @property
     def statement(self) -> str:
         """One sentence: what was shown about the record."""

@@ -20,7 +20,7 @@ from secure_fed_diffusion.errors import RunError
 from secure_fed_diffusion.evaluation.attacks import WARNING as ATTACKS_WARNING
 from secure_fed_diffusion.evaluation.attacks import Attacks
 from secure_fed_diffusion.evaluation.membership import Guarantee
-from secure_fed_diffusion.federation import checkpoint, server_view
+from secure_fed_diffusion.federation import checkpoint, server_view, testimony
 from secure_fed_diffusion.federation.assessment import Assessment, SamplesOnly
 from secure_fed_diffusion.federation.auditor import Auditor
 from secure_fed_diffusion.federation.book import Book
@@ -162,7 +162,12 @@ class Run:
         return self.settings.evaluation.due(number - before - 1, len(self.plan.rounds) - before)
 
     def _finish(self, elapsed: float) -> dict[str, Any]:
-        """Write the model, the moving average's weights in it, and the summary."""
+        """Write the model, the moving average's weights in it, and the summary; settle.
+
+        Raises:
+            LedgerError: the ledger shows less than was signed or finished; nothing was written or settled.
+        """
+        testimony.require_whole(self.folder.root, self.ledger, self.finished_round)
         summary = summarize(
             self.plan,
             self.ledger,

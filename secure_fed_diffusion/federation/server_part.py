@@ -36,6 +36,7 @@ from secure_fed_diffusion.federation.run import Run
 from secure_fed_diffusion.federation.server import Server
 from secure_fed_diffusion.federation.settings import RunSettings
 from secure_fed_diffusion.federation.shared_budget import SharedBudget
+from secure_fed_diffusion.federation.testimony import require_whole
 from secure_fed_diffusion.federation.workbench import Workbench
 from secure_fed_diffusion.secagg.signing import Roster
 
@@ -106,6 +107,7 @@ def prepare_server(
     Raises:
         RunError: the folder is taken, or does not belong to these settings.
         BudgetExceededError: too few clients could pay for the next round.
+        LedgerError: the ledger lacks what a client signed, or a round that is finished.
     """
     folder = Folder(directory)
     model = copy.deepcopy(bench.model)
@@ -132,6 +134,7 @@ def prepare_server(
             server.load_state_dict(saved.state)
             unmeasured = saved.unmeasured
         finished = saved.finished_round if saved else 0
+        require_whole(folder.root, ledger, finished)
         _require_affordable(plan, ledger, finished)
         if shared is not None and finished < len(plan.rounds):
             shared.reserve(ledger)

@@ -3,7 +3,13 @@
 `privacy.shared_ledger` names the file that all runs on the data set share, `privacy.shared_epsilon` what
 they may spend together, at `privacy.delta`.
 
-Not protected against: see `dp.shared`; above all, runs that do not name the file.
+A run settles for what its ledger shows, once `testimony.require_whole` has held that to the signed heads
+and to the checkpoint.
+
+Not protected against: see `dp.shared`; above all, runs that do not name the file.  A cut behind the last
+signed line and the last finished round.  A coordinator's book is signed by nobody, so a charge behind its
+last finished round (a repeat, a round that failed) is missed only where the clients' own ledgers lie beside
+it; what binds there is each client's own budget.
 """
 
 from __future__ import annotations
@@ -68,7 +74,10 @@ class SharedBudget:
             raise
 
     def settle(self, ledger: Ledger) -> None:
-        """Count this run, which is over, for what its own ledger shows; a second call does nothing."""
+        """Count this run, which is over, for what its own ledger shows; a second call does nothing.
+
+        The caller has held the ledger to what was signed (`testimony.require_whole`).
+        """
         run_id = ledger.terms.run_id
         held = self._ledger.holds(run_id)
         if held is not None and not held.settled:

@@ -3,15 +3,15 @@
 Reads the server's `heads.jsonl` and every client's `peers.jsonl`, checks each signature against the
 roster and each head against the chain.  A head beyond the ledger's end shows a cut tail; one that is not
 in the chain shows a rewrite even where every digest was mended.  Together they bind the ledger up to the
-last line that any client signed.
+last line that any client signed.  `require_whole` asks that before a run goes on, settles or sums up.
 
 A coordinator's book (`dp.terms`, by_server) is another chain than those that the clients sign: there the
 heads are held against the clients' own ledgers, where those lie in the folder, and each charge of theirs must
 be in the book.
 
-Not protected against: a cut behind that line; a folder whose roster was replaced together with the rest
-(compare its root over another channel); a folder that holds the signing keys, as that of a run with all
-clients in one process does.
+Not protected against: a cut behind that line (a book's: behind its last finished round); a folder whose
+roster was replaced together with the rest (compare its root over another channel); a folder that holds the
+signing keys, as that of a run with all clients in one process does.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from typing import Any
 
 from secure_fed_diffusion.dp import chain
 from secure_fed_diffusion.dp.account import Charge, read_charge
-from secure_fed_diffusion.dp.ledger import LedgerReport, verify
+from secure_fed_diffusion.dp.ledger import Ledger, LedgerReport, verify
 from secure_fed_diffusion.errors import LedgerError
-from secure_fed_diffusion.federation.heads import SignedHead, read_heads, read_roster
+from secure_fed_diffusion.federation.heads import Chain, read_heads, read_roster
 
 HEADS, ROSTER, CLIENTS, PEERS, KEY = "heads.jsonl", "roster.json", "clients", "peers.jsonl", "signing.key"
 LEDGER = "ledger.jsonl"
@@ -94,7 +94,27 @@ class Testimony:
 _BOOK = "truncation is not excluded: it is the coordinator's book of whom it asked, which no client signs."
 
 
-def examine(directory: Path, report: LedgerReport) -> Testimony:
+def require_whole(directory: Path, ledger: Ledger, finished_round: int) -> None:
+    """Refuse a ledger that lacks a line that a client signed, or a round whose sum is in the checkpoint.
+
+    Raises:
+        LedgerError: it was rolled back or rewritten; what it shows is less than what was spent.
+    """
+    try:
+        examine(directory, ledger)
+        for number in range(1, finished_round + 1):
+            if not ledger.paid(number):
+                raise LedgerError(
+                    f"the checkpoint holds the sum of round {number}, which nobody is charged for"
+                )
+    except LedgerError as error:
+        raise LedgerError(
+            f"{directory / LEDGER} was rolled back or altered ({error}): nothing is settled by it, and no ε "
+            "is stated; restore the file"
+        ) from error
+
+
+def examine(directory: Path, record: Ledger | LedgerReport) -> Testimony:
     """Check every signed head in a run's folder against its roster and its ledger.
 
     Raises:
@@ -111,18 +131,18 @@ def examine(directory: Path, report: LedgerReport) -> Testimony:
     roster = read_roster(directory / ROSTER)
     said: dict[tuple[int, int], bytes] = {}
     for head in sorted(heads, key=lambda head: (head.line, head.client_id)):
-        if not head.is_genuine(report.terms.run_id, roster):
+        if not head.is_genuine(record.terms.run_id, roster):
             raise LedgerError(
                 f"client {head.client_id} did not sign the head that bears its name", line=head.line
             )
         if said.setdefault((head.client_id, head.line), head.head) != head.head:
             raise LedgerError(f"client {head.client_id} signed two different heads of it", line=head.line)
-        if report.terms.owner in (None, head.client_id) and not report.terms.by_server:
-            _require_in_chain(head, report)
-    own = _examine_own(directory, report, said) if report.terms.by_server else None
+        if record.terms.owner in (None, head.client_id) and not record.terms.by_server:
+            _require_head(head.client_id, head.line, head.head.hex(), record)
+    own = _examine_own(directory, record, said) if record.terms.by_server else None
     signed: dict[int, int] = {}
     for client_id, line in said:
-        if report.terms.owner in (None, client_id):
+        if record.terms.owner in (None, client_id):
             signed[client_id] = max(line, signed.get(client_id, 0))
     return Testimony(
         signed=signed,
@@ -133,7 +153,7 @@ def examine(directory: Path, report: LedgerReport) -> Testimony:
     )
 
 
-def _examine_own(directory: Path, book: LedgerReport, said: Mapping[tuple[int, int], bytes]) -> int:
+def _examine_own(directory: Path, book: Ledger | LedgerReport, said: Mapping[tuple[int, int], bytes]) -> int:
     """Check the clients' own ledgers in a coordinator's folder; return how many there are."""
     asked = _charges(directory / LEDGER)
     paths = sorted((directory / CLIENTS).glob(f"*/{LEDGER}"))
@@ -161,17 +181,13 @@ def _charges(path: Path) -> dict[Charge, None]:
     return dict.fromkeys(read_charge(entry)[0] for entry in entries[1:])
 
 
-def _require_in_chain(head: SignedHead, report: LedgerReport) -> None:
-    _require_head(head.client_id, head.line, head.head.hex(), report)
-
-
-def _require_head(client_id: int, line: int, head: str, report: LedgerReport) -> None:
-    if line > report.lines:
+def _require_head(client_id: int, line: int, head: str, record: Chain) -> None:
+    if line > record.lines:
         raise LedgerError(
             f"it is missing: client {client_id} signed line {line}, the tail was cut",
-            line=report.lines + 1,
+            line=record.lines + 1,
         )
-    if report.digests[line - 1] != head:
+    if record.digest_at(line) != head:
         raise LedgerError(
             f"client {client_id} signed another head: this line, or one before it, was rewritten",
             line=line,

@@ -12,6 +12,7 @@ from secure_fed_diffusion.errors import BudgetExceededError, ConfigError, Ledger
 from secure_fed_diffusion.federation.book import Book, BookedServer
 from secure_fed_diffusion.federation.heads import HeadBook, SignedHead, write_roster
 from secure_fed_diffusion.federation.records import read_records
+from secure_fed_diffusion.federation.testimony import require_whole
 from tests.dp.ledgers import forge
 from tests.dp.plans import terms
 from tests.federation.small import federation, settings_for
@@ -194,6 +195,24 @@ def test_a_book_that_lost_its_tail_is_found_by_a_client_s_charge(folder: Path) -
         LedgerError, match=r"clients/0001/ledger\.jsonl: line 3: the coordinator's book has no"
     ):
         read_records(folder)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_book_that_lost_a_finished_round_is_not_gone_on_with(folder: Path, beside: bool) -> None:
+    path = folder / "ledger.jsonl"
+    if not beside:
+        for client_id in CLIENTS:
+            own(folder, client_id).unlink()
+    with Ledger.open(path) as ledger:
+        require_whole(folder, ledger, 1)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
+    with (
+        Ledger.open(path) as ledger,
+        pytest.raises(
+            LedgerError, match="the coordinator's book has no" if beside else "holds the sum of round 1"
+        ),
+    ):
+        require_whole(folder, ledger, 1)
 
 
 def test_a_ledger_of_another_run_beside_a_book_is_found(folder: Path) -> None:

@@ -12,10 +12,12 @@ import pytest
 from secure_fed_diffusion import cli, config
 from secure_fed_diffusion.dp.shared import verify_shared
 from secure_fed_diffusion.errors import BudgetExceededError, ConfigError, LedgerError, RunError
+from secure_fed_diffusion.federation.heads import HeadBook, SignedHead, read_roster
 from secure_fed_diffusion.federation.prepare import prepare
 from secure_fed_diffusion.federation.records import read_records
 from secure_fed_diffusion.federation.run import Run
 from secure_fed_diffusion.federation.settings import PrivacySettings
+from secure_fed_diffusion.secagg import SigningKey
 from tests.federation.small import settings_for
 
 SMALLEST = (
@@ -119,6 +121,86 @@ def test_a_run_is_counted_in_full_until_it_is_over(tmp_path: Path, spent: Path) 
     before = spent.read_bytes()
     finish(make(tmp_path / "run", spent, 5.0, resume=True))  # nothing is left to do
     assert spent.read_bytes() == before
+
+
+ROUNDS = "modes.distributed.rounds=3"
+
+
+def stop(folder: Path, spent: Path, *, before_settling: bool, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Stop a run after its second round, or after its last before it settles; return its id."""
+    run = make(folder, spent, 5.0, ROUNDS)
+    with monkeypatch.context() as patch:
+        if before_settling:
+            patch.setattr(Run, "_finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            finish(run, stop_after=None if before_settling else 2)
+    return run.ledger.terms.run_id
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def cut(path: Path, lines: int) -> bytes:
+    """Put a ledger back to its first lines; return what it was."""
+    whole = path.read_bytes()
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:lines]))
+    return whole
+
+
+@pytest.mark.parametrize("before_settling", [False, True])
+def test_a_rolled_back_ledger_settles_nothing_and_states_no_epsilon(
+    tmp_path: Path, spent: Path, before_settling: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    run_id = stop(folder, spent, before_settling=before_settling, monkeypatch=monkeypatch)
+    before = spent.read_bytes()
+    whole = cut(folder / "ledger.jsonl", 4)
+    with pytest.raises(LedgerError, match=r"line 5: it is missing: client . signed .* restore the file"):
+        make(folder, spent, 5.0, ROUNDS, resume=True)
+    assert spent.read_bytes() == before
+    assert not (folder / "summary.json").exists()
+    (folder / "ledger.jsonl").write_bytes(whole)
+    finish(make(folder, spent, 5.0, ROUNDS, resume=True))
+    held = verify_shared(spent).holdings[run_id]
+    assert (dict(held.counts), held.settled) == ({"training": 3}, True)
+
+
+def test_a_ledger_that_lost_a_finished_round_is_found_without_any_head(
+    tmp_path: Path, spent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    run_id = stop(folder, spent, before_settling=True, monkeypatch=monkeypatch)
+    cut(folder / "ledger.jsonl", 7)
+    for path in (folder / "heads.jsonl", *folder.glob("clients/*/peers.jsonl")):
+        path.unlink()
+    with pytest.raises(LedgerError, match="holds the sum of round 3, which nobody is charged for"):
+        make(folder, spent, 5.0, ROUNDS, resume=True)
+    assert not verify_shared(spent).holdings[run_id].settled
+
+
+def test_what_is_signed_and_not_in_the_ledger_stops_a_run_before_it_settles(
+    tmp_path: Path, spent: Path
+) -> None:
+    folder = tmp_path / "run"
+    run = make(folder, spent, 5.0)
+    run_id = run.ledger.terms.run_id
+
+    class Beyond(Watcher):
+        def round(self, record: dict[str, Any]) -> None:
+            key = SigningKey(bytes.fromhex((folder / "clients" / "0001" / "signing.key").read_text()))
+            book = HeadBook(
+                run_id, read_roster(folder / "roster.json"), folder / "heads.jsonl", keep_all=True
+            )
+            if record["round"] == 2:
+                book.learn(SignedHead.sign(key, run_id=run_id, client_id=1, line=99, head="ab" * 32))
+                book.save()
+
+    with pytest.raises(LedgerError, match="client 1 signed line 99"):
+        run.execute(Beyond())
+    run.ledger.close()
+    assert not verify_shared(spent).holdings[run_id].settled
+    assert not (folder / "summary.json").exists()
 
 
 def test_a_kill_between_the_two_ledgers_costs_nothing(tmp_path: Path, spent: Path) -> None:
