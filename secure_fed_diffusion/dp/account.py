@@ -140,6 +140,21 @@ def read_terms(entries: list[chain.Entry]) -> Terms:
         raise LedgerError(f"no valid terms: {error}", line=1) from error
 
 
+def read_account(entries: list[chain.Entry]) -> Account:
+    """Return the account that a ledger's lines give; their arithmetic is not recomputed.
+
+    Raises:
+        LedgerError: the first line that is no charge under the terms of the first.
+    """
+    account = Account(read_terms(entries))
+    for entry in entries[1:]:
+        charge, _ = read_charge(entry)
+        if charge.mechanism not in account.terms.mechanisms or charge.identity in account.charges:
+            raise LedgerError("a charge that the terms do not know, or made twice", line=entry.line)
+        account.add(charge)
+    return account
+
+
 def read_charge(entry: chain.Entry) -> tuple[Charge, float]:
     """Return the charge in one line, and the ε that it records."""
     body = dict(entry.fields)

@@ -24,7 +24,14 @@ from types import MappingProxyType, TracebackType
 from typing import Any, get_args
 
 from secure_fed_diffusion.dp import chain
-from secure_fed_diffusion.dp.account import Account, Charge, read_charge, read_terms, write_epsilon
+from secure_fed_diffusion.dp.account import (
+    Account,
+    Charge,
+    read_account,
+    read_charge,
+    read_terms,
+    write_epsilon,
+)
 from secure_fed_diffusion.dp.accounting import Accountant
 from secure_fed_diffusion.dp.mechanism import Mechanism, View
 from secure_fed_diffusion.dp.terms import Terms
@@ -79,12 +86,7 @@ class Ledger:
         try:
             data = path.read_bytes()
             entries, torn = chain.decode(data)
-            account = Account(read_terms(entries))
-            for entry in entries[1:]:
-                charge, _ = read_charge(entry)
-                if charge.mechanism not in account.terms.mechanisms or charge.identity in account.charges:
-                    raise LedgerError("a charge that the terms do not know, or made twice", line=entry.line)
-                account.add(charge)
+            account = read_account(entries)
             if torn:
                 os.ftruncate(descriptor, len(data) - torn)
                 os.fsync(descriptor)

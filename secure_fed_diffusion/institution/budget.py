@@ -3,23 +3,26 @@
 Each agreement is counted in full (every round of this client, and the repeats that the plan reserves) when it
 is joined, as the agreement's own guard view sees it, by this institution's own δ and accountant; it is
 refused if the sum would overspend.  When a run is over it is counted for what this institution's own ledger
-of that run shows.
+of that run shows.  Nothing is joined while `spent.jsonl` counts less than the runs' ledgers beside it show:
+it was lost, exchanged or put back to an earlier line.
 
-Not protected against: see `dp.shared`; a lost or exchanged `spent.jsonl` (a run with charges that it does not
-know is refused); the same records under two names or at two institutions.
+Not protected against: see `dp.shared`; a run that `spent.jsonl` lost together with the run's own folder; the
+same records under two names or at two institutions.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from secure_fed_diffusion.dp import chain
+from secure_fed_diffusion.dp.account import read_account
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.dp.shared import SharedLedger, verify_shared
-from secure_fed_diffusion.dp.spending import DatasetTerms, Reservation
+from secure_fed_diffusion.dp.spending import DatasetTerms, Holding, Reservation
 from secure_fed_diffusion.errors import (
     BudgetExceededError,
     ConfigError,
@@ -30,7 +33,7 @@ from secure_fed_diffusion.errors import (
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.institution.settings import BudgetSettings
 
-SPENT = "spent.jsonl"
+SPENT, RUNS, LEDGER = "spent.jsonl", "runs", "ledger.jsonl"
 Answer = TypeVar("Answer")
 
 
@@ -71,7 +74,9 @@ class Budget:
             BudgetExceededError: the budget does not cover it.
             PolicyError: the plan protects another unit than the budget is for.
             ConfigError: `[budget]` or `data.name` is not what the ledger was begun with.
+            LedgerError: some run's own ledger shows charges that are not counted here.
         """
+        self._require_counted()
         reservation = _reservation(plan, client_id, run_id)
         return self._asked(lambda: self._ledger.price(reservation))
 
@@ -80,15 +85,10 @@ class Budget:
 
         Raises:
             BudgetExceededError, PolicyError, ConfigError: as `price`.
-            LedgerError: the run has charges that the institution's ledger does not know.
+            LedgerError: as `price`.
         """
-        run_id = ledger.terms.run_id
-        reservation = _reservation(plan, client_id, run_id)
-        if ledger.lines > 1 and self._asked(lambda: self._ledger.holds(run_id)) is None:
-            raise LedgerError(
-                f"run {run_id} has charges here, and {self.path.name} does not know it: the file was lost or "
-                "exchanged, and with it what other runs spent"
-            )
+        self._require_counted()
+        reservation = _reservation(plan, client_id, ledger.terms.run_id)
         self._asked(lambda: self._ledger.reserve(reservation))
 
     def require_not_begun(self, run_id: str) -> None:
@@ -128,6 +128,11 @@ class Budget:
         held = self._asked(lambda: self._ledger.holds(run_id))
         return held is not None and not held.settled
 
+    def _require_counted(self) -> None:
+        require_counted(
+            charges_beside(self.path), lambda run_id: self._asked(lambda: self._ledger.holds(run_id))
+        )
+
     def _asked(self, question: Callable[[], Answer]) -> Answer:
         """Ask the ledger, and say its refusals in the words of `institution.toml`."""
         try:
@@ -146,6 +151,44 @@ class Budget:
                 f"the proposal does not fit this institution's [budget]: it is for the unit "
                 f"{self.settings.unit} ({self.settings.relation}), and counts a run under one plan alone"
             ) from error
+
+
+def charges_beside(path: Path) -> dict[str, Mapping[str, int]]:
+    """Return the steps of each mechanism that each run's own ledger, beside the institution's, shows.
+
+    To be read before the institution's: a run is counted there before it is charged here.
+
+    Raises:
+        LedgerError: a line of one was altered.
+    """
+    shown: dict[str, Mapping[str, int]] = {}
+    for ledger in sorted((path.parent / RUNS).glob(f"*/{LEDGER}")):
+        try:
+            entries, _ = chain.decode(ledger.read_bytes())
+            if len(entries) > 1:
+                account = read_account(entries)
+                shown[account.terms.run_id] = account.most()
+        except LedgerError as error:
+            raise LedgerError(f"{ledger}: {error}") from error
+    return shown
+
+
+def require_counted(shown: Mapping[str, Mapping[str, int]], held: Callable[[str], Holding | None]) -> None:
+    """Refuse an institution's ledger that counts less than `shown`; `held` says how it counts a run.
+
+    Raises:
+        LedgerError: names the first such run.
+    """
+    for run_id, most in shown.items():
+        holding = held(run_id)
+        counted = {} if holding is None else holding.counts
+        for name, steps in most.items():
+            if steps > counted.get(name, 0):
+                raise LedgerError(
+                    f"run {run_id} was charged {steps} steps of {name!r} here, {SPENT} counts "
+                    f"{counted.get(name, 0)}: the file was lost or exchanged, or put back to an earlier "
+                    "line, and with it what other runs spent; restore it"
+                )
 
 
 def close_by_hand(path: Path, ledger: Ledger) -> bool:

@@ -16,7 +16,7 @@ from secure_fed_diffusion.dp.shared import verify_shared
 from secure_fed_diffusion.errors import ConfigError, RunError, SecureFedDiffusionError
 from secure_fed_diffusion.institution import certificates, keys
 from secure_fed_diffusion.institution.agreement import Agreement
-from secure_fed_diffusion.institution.budget import SPENT, Budget
+from secure_fed_diffusion.institution.budget import SPENT, Budget, charges_beside, require_counted
 from secure_fed_diffusion.institution.institution import Institution
 from secure_fed_diffusion.institution.own_records import check_fit, read_records
 from secure_fed_diffusion.institution.settings import InstitutionSettings, load
@@ -93,17 +93,20 @@ def spent(settings: InstitutionSettings) -> str:
     """Return one line on what this institution's records have cost so far, recomputed from its own ledger.
 
     Raises:
-        LedgerError: a line of it was altered.
+        LedgerError: a line of it was altered, or it counts less than the runs' own ledgers show.
     """
     budget, path = settings.budget, Path(settings.machine.state) / SPENT
     promised = (
         f"of {budget.epsilon:g} ({budget.accountant.upper()}) at δ = {budget.delta:g}, unit: {budget.unit}, "
         f"relation: {budget.relation}, each run in its own view"
     )
+    shown = charges_beside(path)
     try:
         report = verify_shared(path)
     except RunError:
+        require_counted(shown, lambda _: None)
         return f"ε = 0 {promised}: nothing was joined yet"
+    require_counted(shown, report.holdings.get)
     n_open = sum(not holding.settled for holding in report.holdings.values())
     return (
         f"ε = {report.epsilon:.4f} {promised}, over {len(report.holdings)} runs ({n_open} of them not ended: "

@@ -106,11 +106,11 @@ def spent(file: OwnFile, as_json: AsJson = False) -> None:
     from secure_fed_diffusion.institution.settings import load
 
     settings = load(file)
-    path = Path(settings.machine.state) / SPENT
+    path, found = Path(settings.machine.state) / SPENT, line(settings)
     if as_json:
         typer.echo(json.dumps(verify_shared(path).to_dict() if path.exists() else None))
         return
-    typer.echo(line(settings))
+    typer.echo(found)
     for run_id, holding in (verify_shared(path).holdings if path.exists() else {}).items():
         counts = ", ".join(f"{count} x {name}" for name, count in holding.counts.items())
         typer.echo(f"run {run_id}: {counts or 'nothing'}{'' if holding.settled else ' reserved, not ended'}")

@@ -23,10 +23,17 @@ from secure_fed_diffusion.federation.settings import RunSettings
 from secure_fed_diffusion.federation.state import forget
 from secure_fed_diffusion.federation.testimony import CLIENTS, PEERS, ROSTER
 from secure_fed_diffusion.institution.agreement import Agreement
-from secure_fed_diffusion.institution.budget import SPENT, Budget, close_by_hand, own_charges
+from secure_fed_diffusion.institution.budget import (
+    LEDGER,
+    RUNS,
+    SPENT,
+    Budget,
+    close_by_hand,
+    own_charges,
+)
 from secure_fed_diffusion.secagg import Roster
 
-RUNS, AGREEMENT = "runs", "agreement.json"
+AGREEMENT = "agreement.json"
 
 
 class RunFiles:
@@ -42,7 +49,7 @@ class RunFiles:
     @property
     def ledger(self) -> Path:
         """This institution's own charges."""
-        return self.root / "ledger.jsonl"
+        return self.root / LEDGER
 
     @property
     def client(self) -> Path:

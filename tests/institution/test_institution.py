@@ -24,6 +24,7 @@ from secure_fed_diffusion.federation.heads import SignedHead
 from secure_fed_diffusion.federation.records import read_records
 from secure_fed_diffusion.federation.rounds import run_rounds
 from secure_fed_diffusion.federation.server import Server
+from secure_fed_diffusion.institution.check import check
 from secure_fed_diffusion.institution.institution import Institution
 from secure_fed_diffusion.institution.messages import Acceptance, enclose, join, leave
 from secure_fed_diffusion.institution.run_files import close_run
@@ -226,6 +227,60 @@ def test_a_lost_account_is_noticed_before_the_run_goes_on(consortium: Coordinato
         consortium.join(0)
     with pytest.raises(PhaseError):
         exchange(consortium, {0: frames[0]})
+
+
+def spend_one_round(of: Coordinator) -> None:
+    """Play a whole round, and put institution 0's process down after it."""
+    frames = of.server.open(1, 0)
+    while frames:
+        frames = of.server.take(exchange(of, frames))
+    of.restart(0)
+
+
+def test_no_further_run_is_joined_where_the_account_of_an_earlier_one_was_lost(
+    consortium: Coordinator,
+) -> None:
+    consortium.join()
+    spend_one_round(consortium)
+    account = home(consortium, 0) / "spent.jsonl"
+    whole = account.read_bytes()
+    account.unlink()
+    second = Coordinator(
+        consortium.settings, consortium.folder, consortium.paths, "6b" * 16, consortium.institutions
+    )
+    with pytest.raises(LedgerError, match=r"run (5a)+ was charged 1 steps .* counts 0: .* restore it"):
+        second.join(0)
+    assert not account.exists()
+    assert not run_folder(second, 0).exists()
+    (found,) = [each for each in check(consortium.paths[0], connect=False) if each.what == "budget so far"]
+    assert not found.holds
+    assert "lost or exchanged" in found.found
+    account.write_bytes(whole)
+    with pytest.raises(BudgetExceededError, match="1 earlier runs hold"):
+        second.join(0)
+
+
+@pytest.mark.parametrize("kept", ["nothing of the later run", "the end that it was joined again after"])
+def test_no_further_run_is_joined_where_the_account_was_put_back(consortium: Coordinator, kept: str) -> None:
+    for path in consortium.paths:
+        path.write_text(path.read_text().replace("epsilon = 8.0", "epsilon = 60.0"))
+    first, later, third = (
+        Coordinator(consortium.settings, consortium.folder, consortium.paths, run_id, consortium.institutions)
+        for run_id in ("1a" * 16, "2b" * 16, "3c" * 16)
+    )
+    account = home(consortium, 0) / "spent.jsonl"
+    first.join()
+    if kept != "nothing of the later run":
+        later.join()
+        later.leave(0)  # settled for nothing
+    earlier = account.read_bytes()
+    later.join()
+    spend_one_round(later)
+    third.join(0)  # the whole file is no hindrance
+    third.restart(0)
+    account.write_bytes(earlier)
+    with pytest.raises(LedgerError, match=r"run (2b)+ was charged 1 steps of 'training' here, .* counts 0"):
+        third.join(0)
 
 
 @pytest.mark.parametrize("lost", ["ledger.jsonl", "."])
