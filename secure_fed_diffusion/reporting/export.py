@@ -5,6 +5,9 @@ the settings in which the runs differ, and the public metrics: a training loss o
 way into a record is not exported, and `attacks.json` is not read.  An ε that is missing or infinite is an
 empty cell, never 0.
 
+TensorBoard's rows are stamped with their round in place of the time: the time between two rounds, less the
+seconds that a round wrote down, is what its clients took, and that grows with how many records they drew.
+
 Parquet needs pyarrow and TensorBoard's files need tensorboard: the extra `export` brings both.
 
     rows = tidy_rows(read_runs([Path("runs/a")]))
@@ -77,10 +80,11 @@ class TensorBoardWriter:
 
     def round(self, record: Mapping[str, Any]) -> None:
         """Write one line of `metrics.jsonl`."""
+        step = int(record["round"])
         for name, value in _figures(record).items():
             measured = number(value)
             if measured is not None:
-                self._writer.add_scalar(_tag(name), measured, int(record["round"]))
+                self._writer.add_scalar(_tag(name), measured, step, walltime=float(step))
         self._writer.flush()
 
     def beside(self, other: Observer) -> Observer:

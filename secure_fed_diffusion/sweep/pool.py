@@ -107,8 +107,8 @@ class Pool:
             self._measured |= error is None
             running.note("finished" if error is None else "failed", error)
             if error is None:
-                past = attempts(running.place.root)[name]
-                self._learn(running.place, sum(each["seconds"] for each in past))
+                earlier = attempts(running.place.root)[name][:-1]
+                self._learn(running.place, running.seconds + sum(each["seconds"] for each in earlier))
             else:
                 self.failures[name] = error
             self.display.ended(name, running.seconds, error, self._standing())

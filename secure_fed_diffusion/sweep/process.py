@@ -12,6 +12,7 @@ their ledgers locked and says so.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -192,11 +193,11 @@ class Running:
         return last[-1] if last else f"ended with {ending} and said nothing"
 
     def note(self, status: str, error: str | None) -> None:
-        """Add a line to the sweep's `attempts.jsonl`."""
+        """Add a line to the sweep's `attempts.jsonl`: its time in whole minutes, as in a run's summary."""
         line = {
             "cell": self.place.cell.name,
             "status": status,
-            "seconds": round(self.seconds, 1),
+            "seconds": 60 * math.ceil(self.seconds / 60),
             "error": error,
         }
         with (self.place.root / "attempts.jsonl").open("a", encoding="utf-8") as file:

@@ -5,7 +5,8 @@ from PRIVATE images and is outside every ε: a table that has it is for the owne
 data sets.  `membership_auc` is that of the loss threshold attack, fixed beforehand; the other attack has a
 column of its own.  `audited_epsilon` is the canaries' lower bound, where `audit.canaries` planted some.
 
-`seconds` is the wall time of all attempts at a cell, beside whatever else ran.
+`seconds` is the wall time of all attempts at a cell, beside whatever else ran, each in whole minutes:
+it grows with how many records the clients drew.
 
     write_csv(Path("runs/sweep/cells.csv"), [row(place, attempts) for place in places])
 """
@@ -48,7 +49,7 @@ def row(place: Place, attempts: Sequence[Mapping[str, Any]], error: str | None =
     found["repetition"] = settings.run.seed
     if place.finished:
         found |= _measured(place.summary) | _attacked(place.folder / "attacks.json")
-        found["seconds"] = round(sum(float(attempt["seconds"]) for attempt in attempts), 1)
+        found["seconds"] = sum(attempt["seconds"] for attempt in attempts)
     return found
 
 

@@ -115,6 +115,20 @@ def test_tensorboard_reads_back_the_same_numbers(finished_run: Path, tmp_path: P
 @pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None, reason="tensorboard (extra export) is not there"
 )
+def test_tensorboard_s_stamps_are_rounds_and_no_times(finished_run: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (folder,) = export.write_tensorboard(read_runs([finished_run]).members, tmp_path)
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    rows = [row for tag in events.Tags()["scalars"] for row in events.Scalars(tag)]
+    assert rows
+    assert all(row.wall_time == row.step for row in rows)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorboard") is None, reason="tensorboard (extra export) is not there"
+)
 def test_runs_whose_names_differ_in_signs_alone_keep_folders_of_their_own(tmp_path: Path) -> None:
     for name in ("run-1", "run_1"):
         write_run(tmp_path / "runs" / name, rounds=2)

@@ -61,12 +61,14 @@ class Recorder:
     def __init__(self) -> None:
         self.seen: list[Standing] = []
         self.ends: list[tuple[str, str | None]] = []
+        self.took: list[float] = []
 
     def standing(self, standing: Standing) -> None:
         self.seen.append(standing)
 
     def ended(self, name: str, seconds: float, error: str | None, standing: Standing) -> None:
         self.ends.append((name, error))
+        self.took.append(seconds)
 
 
 @pytest.fixture
@@ -223,8 +225,17 @@ def test_what_is_left_is_told_by_the_cells_that_are_done(
     assert learned
     assert learned[-1].done == 4
     # four equal cells of at least 0.3 s: after the first, what is left is that of at most three
-    took = [each[-1]["seconds"] for each in attempts(places[0].root).values()]
-    assert max(float(standing.seconds_left or 0) for standing in learned) <= 4 * max(took) + 0.1
+    assert max(float(standing.seconds_left or 0) for standing in learned) <= 4 * max(recorder.took) + 0.1
+
+
+def test_what_an_attempt_took_is_written_down_in_whole_minutes(
+    places: list[Place], play: Callable[..., list[list[str]]]
+) -> None:
+    play()
+    run(places)
+    took = attempts(places[0].root)
+    assert {each["seconds"] for past in took.values() for each in past} == {60}
+    assert {row["seconds"] for row in rows_of(places, took)} == {60}
 
 
 def test_what_a_part_takes_is_told_by_the_whole_grid(
