@@ -119,6 +119,11 @@ def open_ledger(
         if not folder.ledger.exists():
             raise RunError(f"{folder.root} holds no run to resume: there is no {folder.ledger.name}")
         if b"\n" not in folder.ledger.read_bytes():  # killed before its first line: nothing was begun
+            if folder.roster.exists():
+                raise RunError(
+                    f"{folder.root} was begun, and its {folder.ledger.name} has lost every line: what was "
+                    "spent cannot be told"
+                )
             return _begin(folder, plan, config_text, digest, by_server)
         ledger = Ledger.open(folder.ledger)
         try:

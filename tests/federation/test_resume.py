@@ -11,6 +11,7 @@ import pytest
 from secure_fed_diffusion.dp.ledger import verify
 from secure_fed_diffusion.errors import (
     BudgetExceededError,
+    LedgerError,
     RunError,
     SecureAggregationError,
     SecureFedDiffusionError,
@@ -245,3 +246,23 @@ def test_repeats_of_the_warm_up_and_of_the_training_do_not_use_up_each_other_s_r
         ):
             finish(run)
     assert failures == [number]
+
+
+@pytest.mark.parametrize("stop_after", [2, None], ids=["stopped", "over"])
+def test_a_ledger_that_was_cut_is_not_gone_on_with(stop_after: int | None, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    if stop_after is None:
+        finish(make(folder))
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            finish(make(folder), Watcher(stop_after=stop_after))
+    ledger, shown = folder / "ledger.jsonl", (folder / "metrics.jsonl").read_bytes()
+    terms = ledger.read_bytes().splitlines(keepends=True)[0]
+    ledger.write_bytes(terms)
+    with pytest.raises(LedgerError, match="was rolled back or altered"):
+        make(folder, resume=True)
+    ledger.write_bytes(b"")
+    with pytest.raises(RunError, match="has lost every line"):
+        make(folder, resume=True)
+    assert ledger.read_bytes() == b""
+    assert (folder / "metrics.jsonl").read_bytes() == shown
