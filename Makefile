@@ -14,7 +14,7 @@ venv: $(READY)
 $(READY): constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[train,export,dev]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[train,export,flower,dev]'
 	@touch $@
 
 # The main job: scikit-learn's digits, federated, private, masked; ends with the path of the report.
@@ -28,15 +28,13 @@ test: check
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
-# A SuperLink, four nodes, TLS, keys: real processes, really killed; installs the extra flower.
+# A SuperLink, four nodes, TLS, keys: real processes, really killed.
 test-deployment: $(READY)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[train,flower]'
 	$(BIN)/python -m pytest -m slow tests/deployment
 
-# The site: pages, tutorials, API from the docstrings; into build/docs. Needs the extra docs and the packages that
-# it reads the docstrings of, flower among them.
+# The site: pages, tutorials, API from the docstrings; into build/docs. Needs the extra docs.
 docs: $(READY)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[train,flower,docs]'
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[train,export,flower,dev,docs]'
 	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 	@echo "site: build/docs/index.html"
 
