@@ -118,8 +118,13 @@ class FolderAudit:
         found = "; ".join(self.accused)
         if found:
             return f"This run does NOT do what its plan says: {found}"
+        if above := self._above(last):
+            return f"{above}, and no test accuses the noise"
         least, most = _rounded_down(last.lower.epsilon), _rounded_up(self._guarantee(last))
-        return f"The sums gave away at least ε = {least} and at most {most}; no test accuses the noise"
+        return (
+            f"With {_percent(last.lower.confidence)} confidence the sums gave away at least ε = {least}, "
+            f"by the guarantee at most {most}; no test accuses the noise"
+        )
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -143,6 +148,8 @@ class FolderAudit:
             f"{1.0 - self.terms.false_alarm:g} exceeds the upper one, as rarely.",
             NOT_TESTED,
         ]
+        if not self.accused and (above := self._above(last)):
+            said.insert(1, f"{above}.")
         if free is not None:
             said.insert(
                 1,
@@ -155,6 +162,21 @@ class FolderAudit:
                 "of the model alone. The trusted server of mode central saw the sums without noise."
             )
         return tuple(said)
+
+    def _above(self, each: RoundAudit) -> str | None:
+        """Say how a lower bound can exceed the guarantee where nothing accuses; None where it does not."""
+        lower, most = each.lower, self._guarantee(each)
+        if lower is None or lower.epsilon <= most:
+            return None
+        said = (
+            f"The {_percent(lower.confidence)} lower bound ({_rounded_down(lower.epsilon)}) lies above the "
+            f"guarantee ({_rounded_up(most)}), as it may in up to {_percent(1.0 - lower.confidence)} of "
+            "correct runs"
+        )
+        asked = self.accusing
+        if asked is None or asked.epsilon > most:
+            return said
+        return f"{said}; at {_percent(asked.confidence)} it does not"
 
     def _guarantee(self, each: RoundAudit) -> float:
         return each.upper[self.upper_view]["pld"]
@@ -234,6 +256,10 @@ def _rounded_up(epsilon: float | None) -> str:
 
 def _rounded_down(epsilon: float) -> str:
     return f"{math.floor(100 * epsilon) / 100:.2f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.10g} %"  # a confidence may have many nines
 
 
 def _plain(bound: LowerBound | None) -> dict[str, Any] | None:

@@ -78,17 +78,30 @@ def audit_figure(run: RunFolder) -> Figure | None:
         for line, name in zip(axes.get_lines(), ("at most (PLD)", "", "at least"), strict=True):
             line.set_label(name or "_none")
 
-    most = f"at most {epsilon_text(upper[1][-1])}" if upper[1] else "without an upper bound"
     found = run.summary.get("audit")
     accused = isinstance(found, Mapping) and bool(found["accused"])
     return Figure(
         name="audit",
         title="This run does NOT do what its plan says: its canaries show it"
         if accused
-        else f"Whoever sees the sums learned at least ε = {lower_text(lower[1][-1])} of a canary, {most}",
+        else _title(lower[1][-1], upper[1][-1] if upper[1] else None, last["confidence"]),
         caption=_caption(found, last),
         panels=(paint_panel(paint, title="What the sums give away, by round", keys=keys),),
     )
+
+
+def _title(lower: float, upper: float | None, confidence: Any) -> str:
+    """Say what both bounds say; never that both hold where the lower one is the higher."""
+    sure = percent_text(confidence)
+    if upper is not None and lower > upper:
+        return (
+            f"The {sure} lower bound ({lower_text(lower)}) lies above the guarantee ({epsilon_text(upper)}), "
+            f"as it may in up to {percent_text(1.0 - float(confidence))} of correct runs; "
+            "sfd audit asks at a higher confidence"
+        )
+    most = "without an upper bound" if upper is None else f"by the guarantee at most {epsilon_text(upper)}"
+    least = f"whoever sees the sums learned at least ε = {lower_text(lower)} of a canary"
+    return f"With {sure} confidence {least}, {most}"
 
 
 def _has_bound(line: Mapping[str, Any]) -> bool:

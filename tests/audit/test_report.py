@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,27 @@ def test_a_lower_bound_over_the_upper_one_is_an_accusation(
     found = audit(write_folder(tmp_path / "run", rounds=2))
     assert found.accused == ("A1: the lower bound exceeds the upper one",)
     assert not found.passed
+
+
+def test_a_bound_above_the_guarantee_that_accuses_nobody_is_said_to_be_one(correct: FolderAudit) -> None:
+    last, accusing = correct.last, correct.accusing
+    assert last is not None
+    assert last.lower is not None
+    assert accusing is not None
+    most = last.upper["sum_c0"]["pld"]
+    assert "With 95 % confidence the sums gave away at least ε = " in correct.finding
+    assert "lies above" not in " ".join((correct.finding, *correct.sentences))
+    high = replace(last, lower=replace(last.lower, epsilon=most + 2.0))
+    found = replace(correct, rounds=(*correct.rounds[:-1], high))
+    assert found.verdict == "passed"
+    for said in (found.finding, found.sentences[2]):
+        assert re.match(r"The 95 % lower bound \([\d.]+\) lies above the guarantee \([\d.]+\), as it", said)
+        assert "may in up to 5 % of correct runs; at 99.9999 % it does not" in said
+    assert "at most" not in found.finding
+    # where it does at the verdict's confidence too, that is an accusation, and the only thing said
+    found = replace(found, accusing=replace(accusing, epsilon=most + 1.0))
+    assert found.finding.startswith("This run does NOT do what its plan says: A1")
+    assert "as it may in" not in " ".join((found.finding, *found.sentences))
 
 
 @pytest.mark.slow

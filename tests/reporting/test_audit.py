@@ -57,11 +57,11 @@ def bound(value: float, after_round: int) -> dict[str, object]:
     }
 
 
-def with_canaries(folder: Path, *, accused: list[str]) -> Path:
+def with_canaries(folder: Path, *, accused: list[str], a_round: float = 0.05) -> Path:
     """Give a synthetic run the lines and the summary that a run with canaries has."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        line["epsilon_lower"] = bound(0.05 * line["round"], line["round"]) if line["round"] else None
+        line["epsilon_lower"] = bound(a_round * line["round"], line["round"]) if line["round"] else None
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     summary = json.loads((folder / "summary.json").read_text())
     summary["audit"] = {
@@ -133,7 +133,10 @@ def test_the_report_draws_the_lower_bound_under_the_upper_one(new_run: Callable[
     folder = with_canaries(new_run(rounds=20), accused=[])
     figure = audit_figure(read_run(folder))
     assert figure is not None
-    assert figure.title.startswith("Whoever sees the sums learned at least ε = 1.00 of a canary, at most 9.2")
+    assert figure.title.startswith(
+        "With 95.0 % confidence whoever sees the sums learned at least ε = 1.00 of a"
+    )
+    assert " canary, by the guarantee at most 9.2" in figure.title
     assert (
         "accuse nothing; with probability 95.0 % they would have seen noise 6.1 % too small" in figure.caption
     )
@@ -142,6 +145,14 @@ def test_the_report_draws_the_lower_bound_under_the_upper_one(new_run: Callable[
     source = write_report(folder).read_text(encoding="utf-8")
     assert "What the sums give away, by round" in source
     assert source.index("Privacy spent, by round") < source.index("What the sums give away, by round")
+
+
+def test_the_report_never_says_that_a_run_leaked_more_than_it_may(new_run: Callable[..., Path]) -> None:
+    figure = audit_figure(read_run(with_canaries(new_run(rounds=20), accused=[], a_round=0.6)))
+    assert figure is not None
+    assert figure.title.startswith("The 95.0 % lower bound (12.00) lies above the guarantee (9.2")
+    assert figure.title.endswith("in up to 5.0 % of correct runs; sfd audit asks at a higher confidence")
+    assert "at most" not in figure.title
 
 
 def test_the_report_of_an_accused_run_says_so(new_run: Callable[..., Path]) -> None:
