@@ -154,7 +154,9 @@ def _paint_leak(axes: Axes, records: Sequence[Record]) -> None:
     if aucs:
         low, high = min(aucs, key=lambda pair: pair[1]), max(aucs, key=lambda pair: pair[1])
         said = f"\nmembership AUC {low[1]:.2f} ({low[0]}) to {high[1]:.2f} ({high[0]}), 0.5 is chance"
-    axes.set_title(f"Audited lower bound of ε{said}", loc="left", fontsize=10, fontweight="bold")
+    sure = sorted({float(r["audited_confidence"]) for r in records if r.get("audited_confidence")})
+    each = f", each at {' / '.join(f'{100 * share:g} %' for share in sure)} confidence" if sure else ""
+    axes.set_title(f"Audited lower bound of ε{each}{said}", loc="left", fontsize=10, fontweight="bold")
     axes.legend(frameon=False, fontsize=8)
 
 

@@ -31,6 +31,7 @@ class Curve:
 
 TSTR = "tstr_cnn"
 LEAST_REPETITIONS = 3  # of what the title says about the number of clients
+FEW, CHANCE = "*", "†"  # behind a win that no interval supports: too few runs, or not told apart
 MODES = (
     Curve(label="central", mode="central", key=TSTR, colour="blue", marker="o"),
     Curve(label="distributed", mode="distributed", key=TSTR, colour="green", marker="s"),
@@ -54,6 +55,10 @@ SIMPLE = (
         marker="x", simple=True,
     ),
 )  # fmt: skip
+NOTES = {
+    FEW: f"{FEW} too few runs on one side for an interval",
+    CHANCE: f"{CHANCE} by mean alone: Welch's test does not tell it from each of them",
+}
 DIFFUSION = MODES[:3]  # the modes whose unit is one image, as the simpler methods' is
 
 
@@ -76,10 +81,13 @@ class Win:
     methods: tuple[tuple[Curve, Cell], ...]
     mode: Curve
     cell: Cell
+    chance: frozenset[str]  # labels of the methods that Welch's test does not tell from each of the modes
 
-    def few(self, cell: Cell) -> bool:
-        """Whether this method's win rests on too few runs, of its own or of the mode's."""
-        return min(cell.repetitions, self.cell.repetitions) < LEAST_REPETITIONS
+    def mark(self, curve: Curve, cell: Cell) -> str:
+        """Return `FEW` for a win by too few runs, of its own or of the mode's, `CHANCE` for one by chance."""
+        if min(cell.repetitions, self.cell.repetitions) < LEAST_REPETITIONS:
+            return FEW
+        return CHANCE if curve.label in self.chance else ""
 
 
 def simpler_wins(records: Sequence[Record], fid: str | None = None) -> dict[float, Win]:
@@ -95,8 +103,20 @@ def simpler_wins(records: Sequence[Record], fid: str | None = None) -> dict[floa
             mode, cell = ours[0]
             sign = 1 if fid is None else -1
             if better := tuple(pair for pair in theirs if sign * pair[1].mean > sign * cell.mean):
-                wins[epsilon] = Win(methods=better, mode=mode, cell=cell)
+                chance = frozenset(
+                    curve.label
+                    for curve, _ in better
+                    for other, _ in ours
+                    if not _told_apart(*(_values(near, one, epsilon, fid) for one in (curve, other)))
+                )
+                wins[epsilon] = Win(methods=better, mode=mode, cell=cell, chance=chance)
     return wins
+
+
+def _values(records: Iterable[Record], curve: Curve, epsilon: float, fid: str | None) -> list[float]:
+    """Return what a curve's cell at an ε is the mean of."""
+    same = [r for r in records if r["mode"] == curve.mode and number(r.get("epsilon")) == epsilon]
+    return [value for r in same if (value := number(r.get(fid or curve.key))) is not None]
 
 
 def _ranked(
@@ -172,19 +192,23 @@ def _of_clients(records: Sequence[Record]) -> list[str]:
 
 
 def _by_chance(few: Sequence[float], many: Sequence[float]) -> str:
-    """Return a remark where Welch's t-test does not tell two means apart at 5 %."""
-    sizes = [len(few), len(many)]
+    """Return a remark where two means are not told apart."""
+    return "" if _told_apart(few, many) else " (which chance may do)"
+
+
+def _told_apart(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Return whether Welch's t-test tells two means apart at 5 %."""
+    sizes = [len(one), len(other)]
     if min(sizes) < 2:
-        return " (which chance may do)"
+        return False
     means, spreads = (
-        [statistics.fmean(few), statistics.fmean(many)],
-        [statistics.stdev(few), statistics.stdev(many)],
+        [statistics.fmean(one), statistics.fmean(other)],
+        [statistics.stdev(one), statistics.stdev(other)],
     )
     found = ttest_ind_from_stats(
         means[0], spreads[0], sizes[0], means[1], spreads[1], sizes[1], equal_var=False
     )
-    told = float(found.pvalue) < 0.05
-    return "" if told else " (which chance may do)"
+    return float(found.pvalue) < 0.05
 
 
 def _of_simpler(near: Sequence[Record]) -> list[str]:
@@ -198,8 +222,8 @@ def _of_simpler(near: Sequence[Record]) -> list[str]:
         parts.append("no simpler method is more accurate at any ε")
     if in_fid:
         parts.append(f"of lower FID than each of them: {_where(in_fid)}")
-    if parts and any(win.few(cell) for win in (*wins.values(), *in_fid.values()) for _, cell in win.methods):
-        parts[-1] += " (* too few runs on one side for an interval)"
+    if notes := [text for mark, text in NOTES.items() if mark in "".join(parts)]:
+        parts[-1] += f" ({'; '.join(notes)})"
     return parts
 
 
@@ -208,7 +232,7 @@ def _where(wins: Mapping[float, Win]) -> str:
     at: dict[str, list[str]] = {}
     for epsilon, win in wins.items():
         for curve, cell in win.methods:
-            at.setdefault(curve.label, []).append(f"{epsilon:g}{'*' * win.few(cell)}")
+            at.setdefault(curve.label, []).append(f"{epsilon:g}{win.mark(curve, cell)}")
     alike: dict[str, list[str]] = {}
     for label, where in at.items():
         alike.setdefault(", ".join(where), []).append(label)

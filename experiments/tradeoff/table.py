@@ -12,6 +12,8 @@ from typing import Any
 
 from experiments.results import into_readme
 from experiments.tradeoff.findings import (
+    CHANCE,
+    FEW,
     LEAST_REPETITIONS,
     MODES,
     SIMPLE,
@@ -87,7 +89,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 def _simpler(records: Sequence[Record]) -> list[str]:
     """Return a line an ε at which a simpler method has the better mean, in accuracy or in FID."""
     wins, in_fid = simpler_wins(records), simpler_wins(records, fid_key(records) or "fid")
-    lines, few = [], False
+    lines, marks = [], ""
     for epsilon in sorted({*wins, *in_fid}):
         said = []
         for found, wording, form in (
@@ -95,15 +97,22 @@ def _simpler(records: Sequence[Record]) -> list[str]:
             (in_fid.get(epsilon), "simpler has the lower FID", ".1f"),
         ):
             if found:
-                few |= any(found.few(cell) for _, cell in found.methods)
+                marks += "".join(found.mark(curve, cell) for curve, cell in found.methods)
                 methods = ", ".join(
-                    f"{curve.label} {cell.mean:{form}}{'*' * found.few(cell)}"
+                    f"{curve.label} {cell.mean:{form}}{found.mark(curve, cell)}"
                     for curve, cell in found.methods
                 )
                 said.append(f"{wording}: {methods}; best mode: {found.mode.label} {found.cell.mean:{form}}")
         lines += ["", f"At ε = {epsilon:g} {'. And '.join(said)}."]
-    note = f"\\* fewer than {LEAST_REPETITIONS} runs of the method or of the mode: no interval."
-    return [*lines, *(["", note] if few else [])]
+    notes = {
+        FEW: f"\\{FEW} fewer than {LEAST_REPETITIONS} runs of the method or of the mode: no interval.",
+        CHANCE: f"{CHANCE} the better mean alone: Welch's test does not tell the method from each of "
+        "the modes central, distributed and local at 5 % (each comparison for itself).",
+    }
+    for mark in notes:
+        if mark in marks:
+            lines += ["", notes[mark]]
+    return lines
 
 
 def _other_figures(records: Sequence[Record], curves: Sequence[Curve], columns: Sequence[float]) -> list[str]:

@@ -117,6 +117,26 @@ def test_the_title_is_computed_from_the_numbers() -> None:
     assert findings.finding([]) == "Too few cells for a comparison"
 
 
+def test_a_win_that_welch_does_not_tell_from_each_mode_is_marked_as_one_by_mean_alone() -> None:
+    # 60.0 ± 1 against 61.0 ± 1 in three runs each: p = .29; local's 30 is told apart from both
+    near = [record("class_gaussians", 1.0, 0.6 + 0.01 * i, clients=None, seed=i) for i in range(3)]
+    said = findings.finding([*records(), *near])
+    assert "one image: DP-MERF at ε = 1, class Gaussians at ε = 1†; of lower FID than each" in said
+    assert said.endswith("(† by mean alone: Welch's test does not tell it from each of them)")
+    results = {"command": "c", "commit": "d", "machine": "m", "records": [*records(), *near]}
+    text = table.markdown(results | {"minutes_of_all_cells_one_after_another": 3.0})
+    assert "DP-MERF 65.0%, class Gaussians 61.0%†; best mode: central 60.0%." in text
+    assert "\n† the better mean alone" in text
+    # told from the best mode, but not from one whose runs lie far apart
+    wide = [
+        r | {"tstr_cnn": r["tstr_cnn"] + 0.2 * r["repetition"]}
+        if (r["mode"], r["epsilon"]) == ("local", 1.0)
+        else r
+        for r in records()
+    ]
+    assert "DP-MERF at ε = 1†" in findings.finding(wide)
+
+
 def test_the_gap_is_paired_by_seed() -> None:
     gap = findings.gaps(records())[10.0, 50]
     assert gap.mean == pytest.approx(0.3)
