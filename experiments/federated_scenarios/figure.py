@@ -60,15 +60,8 @@ class Line:
     records: tuple[Record, ...]
 
     def cell(self, key: str) -> Cell | None:
-        """Return the mean of a figure and half of its 95 % t-interval over seeds.
-
-        Hospitals of one seed are averaged first: they differ in what they hold, not by chance.
-        """
-        by_seed: dict[int, list[float]] = {}
-        for record in self.records:
-            if record.get(key) is not None:
-                by_seed.setdefault(int(record["seed"]), []).append(float(record[key]))
-        values = [statistics.fmean(found) for found in by_seed.values()]
+        """Return the mean of a figure and half of its 95 % t-interval over seeds."""
+        values = list(self.by_seed(key).values())
         if not values:
             return None
         half = None
@@ -76,6 +69,17 @@ class Line:
             spread = statistics.stdev(values) / len(values) ** 0.5
             half = float(student_t.ppf(0.975, len(values) - 1)) * spread
         return Cell(mean=statistics.fmean(values), half_width=half, repetitions=len(values))
+
+    def by_seed(self, key: str) -> dict[int, float]:
+        """Return a figure of each seed.
+
+        Hospitals of one seed are averaged first: they differ in what they hold, not by chance.
+        """
+        found: dict[int, list[float]] = {}
+        for record in self.records:
+            if record.get(key) is not None:
+                found.setdefault(int(record["seed"]), []).append(float(record[key]))
+        return {seed: statistics.fmean(values) for seed, values in found.items()}
 
     @property
     def megabytes(self) -> float:
@@ -117,44 +121,46 @@ def key_of(records: Sequence[Record], family: str) -> str | None:
 
 
 def finding(records: Sequence[Record]) -> str:
-    """State what the numbers say: the federation between its two ends, the worst axis, and privacy."""
-    cells = {(line.group, line.label): cell for line in lines(records) if (cell := line.cell(TSTR))}
-    accuracy = {place: cell.mean for place, cell in cells.items()}
-    once = {label for (_, label), cell in cells.items() if cell.repetitions == 1}
-    whole = next((cell for (group, _), cell in cells.items() if group == "base"), None)
-    if whole is None:
+    """State what the numbers say: the federation between its two ends, the worst axis, and privacy.
+
+    A difference from the base is one of the seeds that both have: of one run, from the base's same seed.
+    """
+    found = [line for line in lines(records) if line.by_seed(TSTR)]
+    base = next((line for line in found if line.group == "base"), None)
+    whole = base.cell(TSTR) if base else None
+    if base is None or whole is None:
         return "Too few cells for a comparison"
-    base = whole.mean
     spread = f" ± {100 * whole.half_width:.1f} over seeds" if whole.half_width is not None else ""
     data = NAMES.get(str(records[0]["data"]), str(records[0]["data"]))
-    parts = [f"{data}: TSTR of the base scenario {base:.1%}{spread}"]
-    pooled = next((value for (group, _), value in accuracy.items() if group == POOLED), None)
-    alone = next((v for (group, label), v in accuracy.items() if group == ALONE and "(base)" in label), None)
-    if pooled is not None:
-        parts[0] += f", all records in one place {pooled:.1%}"
-    if alone is not None:
-        parts[0] += f", hospitals alone {alone:.1%} on average"
-    others = {
-        label: value - base for (group, label), value in accuracy.items() if group in AXES and group != "base"
-    }
+    parts = [f"{data}: TSTR of the base scenario {whole.mean:.1%}{spread}"]
+    for line in found:
+        if line.group == POOLED:
+            parts[0] += f", {line.label} {_mean_of(line, whole)}"
+        if line.group == ALONE and "(base)" in line.label:
+            parts[0] += f", hospitals alone on average {_mean_of(line, whole)}"
+    moved = [(line, gaps) for line in found if line is not base and (gaps := _gaps(line, base))]
+    others = sorted((statistics.fmean(gaps), line.label, gaps) for line, gaps in moved if line.group in AXES)
     if len(others) == 1:
-        parts.extend(f"{label} moves it by {_points(moved)} points" for label, moved in others.items())
+        parts.append(f"{others[0][1]} moves it by {_points(others[0][2])} points")
     elif others:
-        low, high = min(others, key=others.__getitem__), max(others, key=others.__getitem__)
-        ends = [f"({label}{', one run' * (label in once)})" for label in (low, high)]
-        parts.append(
-            f"scenarios reach from {_points(others[low])} {ends[0]} "
-            f"to {_points(others[high])} points {ends[1]}"
-        )
-    private = {label: v for (g, label), v in accuracy.items() if g == PRIVATE and "(base)" in label}
-    for label, value in private.items():
-        epsilon = next(r["epsilon"] for r in records if r["mode"] == "distributed")
-        runs = " (one run)" if label in once else ""
-        parts.append(
-            f"private, by the recipe for ε = {epsilon:g}, "
-            f"the base is {_points(value - base)} points off{runs}"
-        )
+        ends = [
+            f"{_points(gaps)}{unit} ({label}{', one run' * (len(gaps) == 1)})"
+            for (_, label, gaps), unit in ((others[0], ""), (others[-1], " points"))
+        ]
+        parts.append(f"scenarios reach from {' to '.join(ends)}")
+    for line, gaps in moved:
+        if line.group == PRIVATE and "(base)" in line.label:
+            parts.append(
+                f"private, by the recipe for ε = {line.records[0]['epsilon']:g}, "
+                f"the base is {_points(gaps)} points off{' (one run)' * (len(gaps) == 1)}"
+            )
     return "; ".join(parts)
+
+
+def _gaps(line: Line, base: Line) -> list[float]:
+    """Return by how much a scenario is above the base, one value a seed that both have."""
+    ours, theirs = line.by_seed(TSTR), base.by_seed(TSTR)
+    return [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
 
 
 def beside(results_json: Path) -> Path:
@@ -262,8 +268,14 @@ def _paint_bars(axes: Axes, found: Sequence[Line], heights: Sequence[float], tit
     axes.set_title(textwrap.fill(title, 20), loc="left", fontsize=9, fontweight="bold")
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}"
+def _points(gaps: Sequence[float]) -> str:
+    return f"{100 * statistics.fmean(gaps):+.1f}"
+
+
+def _mean_of(line: Line, base: Cell) -> str:
+    """Return a mean, with a remark where it is of one seed beside several of the base."""
+    values = list(line.by_seed(TSTR).values())
+    return f"{statistics.fmean(values):.1%}{' (one seed)' * (len(values) == 1 < base.repetitions)}"
 
 
 def _footnote(records: Sequence[Record]) -> str:
@@ -277,7 +289,9 @@ def _footnote(records: Sequence[Record]) -> str:
             f"ε = {r['epsilon']:g}: mode distributed, δ = {delta_text(float(r['delta']))}, "
             f"unit {r['unit']}, {r['relation'].replace('_', '/')}, view {r['view']}, PLD, with class means"
         )
-    words.append("bars at points: 95 % t-intervals over seeds; without one: run once")
+    words.append(
+        "bars at points: 95 % t-intervals over seeds; without one: run once; points of difference: same seeds"
+    )
     if any(r["mode"] == ALONE for r in records):
         words.append("hospitals alone: strokes are hospitals, the cross their mean")
     return " · ".join(words)
