@@ -104,7 +104,19 @@ def test_the_title_says_what_the_intervals_show() -> None:
     assert make_section(nothing).figure.title.startswith("These attacks do not tell")
     assert make_section(leak).figure.title.startswith("Attacks tell training images from others: Loss")
     leak["membership"]["sima"]["auc_interval"] = [0.49, 0.6]
-    assert "SimA" not in make_section(leak).figure.title
+    assert make_section(nothing).figure.title.count("AUC") == 2
+    one = make_section(leak).figure.title  # one of two: it is named, and so is the other
+    assert one.startswith("1 of 2 attacks tell training images from others: Loss\u00a0threshold AUC")
+    assert "(0.490–0.600)" in one.partition("; not so SimA")[2]
+
+
+def test_the_caption_says_how_often_one_of_several_intervals_misleads_and_what_no_control_shows() -> None:
+    figures = content()
+    caption = make_section(figures).figure.caption
+    assert "of 2 attacks that find nothing, one or more seems to find something in up to 5.0 %" in caption
+    assert "on MNIST, whose held-out images are the easier ones, the AUC of a loss is too low by" in caption
+    figures["membership"] |= dict.fromkeys(("third", "fourth"), figures["membership"]["sima"])
+    assert "in up to 10.0 % of models" in make_section(figures).figure.caption
 
 
 def test_a_control_that_finds_something_forbids_the_reading() -> None:
