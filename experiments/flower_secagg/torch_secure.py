@@ -26,7 +26,5 @@ def train(message: Message, context: Context) -> Message:
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds."""
     start = ArrayRecord(network.fresh().state_dict())
-    strategy = SecureAggregation(
-        network.strategy(), Proposal(n_rounds=digits.N_ROUNDS), run_config=context.run_config
-    )
+    strategy = SecureAggregation(network.strategy(), Proposal(n_rounds=3), run_config=context.run_config)
     strategy.start(grid, start, num_rounds=digits.N_ROUNDS, evaluate_fn=network.test)
