@@ -98,7 +98,7 @@ class Institution:
         records = read_records(Path(chosen.data.file))
         check_fit(records, image_shape=chosen.data.image_shape, n_classes=chosen.data.classes)
         home = Path(chosen.machine.state)
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)  # what it spent is nobody else's to read
         return cls(
             home,
             client_id=client_id,

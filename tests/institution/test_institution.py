@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -399,3 +400,9 @@ def test_what_an_institution_keeps_names_no_number_of_records(consortium: Coordi
         "roster_root",
         "plan_digest",
     }
+
+
+def test_the_state_is_made_for_its_own_account_alone(tmp_path: Path) -> None:
+    of = coordinator(tmp_path)
+    of.join(0)
+    assert stat.S_IMODE(home(of, 0).stat().st_mode) == 0o700
