@@ -27,6 +27,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.engines.flower import FlowerEngine
+from secure_fed_diffusion.errors import RunError
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.rehearsal import rehearsed
 from secure_fed_diffusion.federation.run import Observer
@@ -82,6 +83,9 @@ class SimulatedRun:
         """Run on Flower's simulation; return the summary, which is also in the folder.
 
         Ctrl-C ends the run at the next exchange and raises `KeyboardInterrupt`; a second one ends it at once.
+
+        Raises:
+            RunError: as a run of one process; or Flower ended before it called the run.
         """
         outcome: dict[str, Any] = {}
         server_app = ServerApp()
@@ -97,6 +101,8 @@ class SimulatedRun:
             _simulate(server_app, self.client_app(), self.part.settings)
         if "error" in outcome:
             raise outcome["error"]
+        if "summary" not in outcome:
+            raise RunError("Flower's simulation ended before it began the run: flwr or ray could not start")
         return outcome["summary"]
 
 

@@ -14,9 +14,11 @@ pytest.importorskip("flwr", reason="the extra `flower` is not installed")
 
 from flwr.app import Context
 
+from secure_fed_diffusion import config
 from secure_fed_diffusion.engines.flower import decode_frame
 from secure_fed_diffusion.errors import ConfigError, PolicyError, RunError
 from secure_fed_diffusion.federation.records import read_records
+from secure_fed_diffusion.flower_app import simulation
 from secure_fed_diffusion.flower_app.simulation import SimulatedRun
 from secure_fed_diffusion.institution.messages import FRAME, JOIN, Acceptance
 from secure_fed_diffusion.secagg import SigningKey
@@ -294,3 +296,14 @@ def test_what_needs_one_process_is_refused_by_its_key(override: str, key: str, t
     with pytest.raises(ConfigError, match=key):
         simulated(tmp_path / "run", tiny("distributed", override))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_simulation_that_ends_before_it_began_the_run_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simulation, "_simulate", lambda *_: None)
+    settings = tiny("distributed")
+    run = simulation.prepare_simulation(settings, tmp_path / "run", config_text=config.dump(settings))
+    with pytest.raises(RunError, match="ended before it began the run"):
+        run.execute(Watcher())
+    run.ledger.close()
