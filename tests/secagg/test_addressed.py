@@ -50,14 +50,19 @@ def test_a_client_whose_step_takes_no_frame_refuses_any() -> None:
         secagg.Client(SESSION, 0).require_addressed(b"")
 
 
-def test_shares_are_opened_before_there_is_an_input_and_the_step_is_still_due() -> None:
+def opened() -> tuple[secagg.Server, dict[int, secagg.Client], dict[int, bytes]]:
+    """A set-up, and the frames that open its first round."""
     server = secagg.Server(SESSION)
     clients = {i: secagg.Client(SESSION, i) for i in SESSION.cohort}
     for i, client in clients.items():
         server.receive(i, client.advertise())
     for i, frame in server.advance().items():
         server.receive(i, clients[i].share_keys(frame))
-    opening = server.advance()
+    return server, clients, server.advance()
+
+
+def test_shares_are_opened_before_there_is_an_input_and_the_step_is_still_due() -> None:
+    server, clients, opening = opened()
     for i, frame in opening.items():
         clients[i].open_shares(frame)
         clients[i].open_shares(frame)  # what is open stays open
@@ -71,13 +76,8 @@ def test_shares_are_opened_before_there_is_an_input_and_the_step_is_still_due() 
 
 
 def test_shares_that_do_not_open_fail_the_client_as_they_do_in_the_step() -> None:
-    server = secagg.Server(SESSION)
-    clients = {i: secagg.Client(SESSION, i) for i in SESSION.cohort}
-    for i, client in clients.items():
-        server.receive(i, client.advertise())
-    for i, frame in server.advance().items():
-        server.receive(i, clients[i].share_keys(frame))
-    frame = server.advance()[0]
+    _, clients, opening = opened()
+    frame = opening[0]
     with pytest.raises(FrameError, match="do not open"):
         clients[0].open_shares(frame[:-1] + bytes([frame[-1] ^ 1]))
     with pytest.raises(PhaseError):
