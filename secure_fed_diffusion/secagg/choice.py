@@ -6,12 +6,13 @@ others mask with.  Another machine of the same client (a process begun anew, or 
 transport) has other keys, so what it signs counts nowhere else.
 
 On a sparse graph the server sends every client the Merkle root of all adverts, one leaf for each of the
-cohort, and who advertised.  Only then does a client draw its k neighbours from the whole cohort, by its own
-randomness (those that are absent are dropouts; a list of the present ones could hold the server's own
-clients alone), and it accepts an advert only with its path to that root.  So the server cannot fit adverts,
-dropouts or session ids to a graph that it likes, and a client checks the signatures of those that it picked
-and of those that picked it, about 2 k.  The root enters the ids of the rounds here too: clients that were
-shown different roots share no mask.
+cohort, the path from that client's own, without which it goes no further, and who advertised. Only then
+does a client draw its k neighbours from the whole cohort, by its own randomness (those that are absent are
+dropouts; a list of the present ones could hold the server's own clients alone), and it accepts an advert
+only with its path to that root. So the server cannot fit adverts, dropouts or session ids to a graph that
+it likes, and a client checks the signatures of those that it picked and of those that picked it, about 2 k.
+The root enters the ids of the rounds here too: clients that were shown different roots share no mask, and a
+machine whose own advert is not under it is in no round.
 
 Not protected against: a server that drops clients once it sees the choices: how small a piece of the
 graph it can cut off is not bounded here.  One that makes a client repeat the set-up sees another
@@ -78,14 +79,14 @@ def leads_to(root: bytes, leaf: bytes, *, index: int, n_leaves: int, path: bytes
     return node == root
 
 
-def leaf(client_id: int, signed_advert: bytes) -> bytes:
+def leaf(client_id: int, advert: bytes) -> bytes:
     """Return the leaf of a client that advertised; an absent one's is of an empty advert."""
-    return struct.pack("<I", client_id) + signed_advert
+    return struct.pack("<I", client_id) + advert
 
 
-def root_of(cohort: Sequence[int], adverts: Mapping[int, bytes]) -> bytes:
-    """Return the root over the adverts of a cohort, 32 bytes: what binds its rounds on the complete graph."""
-    return MerkleTree([leaf(v, adverts.get(v, b"")) for v in cohort]).root
+def tree_of(cohort: Sequence[int], adverts: Mapping[int, bytes]) -> MerkleTree:
+    """Return the tree over the adverts of a cohort, whose root binds its rounds."""
+    return MerkleTree([leaf(v, adverts.get(v, b"")) for v in cohort])
 
 
 def draw(candidates: Sequence[int], n_neighbours: int, entropy: Entropy) -> tuple[int, ...]:

@@ -64,6 +64,8 @@ class ClientSetup:
         commitment = Commitment.decode(payload, params.n_clients)
         if not commitment.members.present[self.session.graph.index(self.client_id)]:
             raise PolicyError("the commitment leaves out this client, whose advert was delivered")
+        if not self._is_committed_to(commitment.root, self.client_id, self._own_advert(), commitment.path):
+            raise PolicyError("the commitment is to another advert than this client's own")
         others = [v for v in self.session.cohort if v != self.client_id]
         self.commitment = commitment.root
         self._chosen = choice.draw(others, params.n_neighbours or len(others), self._entropy)
@@ -77,9 +79,9 @@ class ClientSetup:
         self._check_adverts(adverts)
         if self.session.params.signed and not self.session.params.client_chosen_graph:
             shown = {self.client_id: self._own_advert(), **adverts.adverts}
-            self.commitment = choice.root_of(
+            self.commitment = choice.tree_of(
                 self.session.cohort, {v: advert.encode() for v, advert in shown.items()}
-            )
+            ).root
         holders = adverts.adverts.keys() & set(self.holders())
         self._require_holders(len(holders) + 1)
         entrusted = self._split_secrets((self.client_id, *sorted(holders)))
@@ -185,14 +187,19 @@ class ClientSetup:
             )
             if not self.session.roster.verify(peer, signed, signature):
                 raise FrameError(f"the advert of client {peer} does not bear its signature")
-            if self.session.params.client_chosen_graph and not choice.leads_to(
-                self.commitment,
-                choice.leaf(peer, payload + signature),
-                index=self.session.graph.index(peer),
-                n_leaves=self.session.params.n_clients,
-                path=path,
+            if self.session.params.client_chosen_graph and not self._is_committed_to(
+                self.commitment, peer, advert, path
             ):
                 raise FrameError(f"the advert of client {peer} is not the one that the server committed to")
+
+    def _is_committed_to(self, root: bytes, client_id: int, advert: Advert, path: bytes) -> bool:
+        return choice.leads_to(
+            root,
+            choice.leaf(client_id, advert.encode()),
+            index=self.session.graph.index(client_id),
+            n_leaves=self.session.params.n_clients,
+            path=path,
+        )
 
     def _split_secrets(self, holders: tuple[int, ...]) -> dict[int, Entrusted]:
         """Share every round's two secrets among the holders."""

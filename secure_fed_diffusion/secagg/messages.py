@@ -148,21 +148,23 @@ class Consistency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commitment:
-    """Server to client: the root of all adverts, and who sent one."""
+    """Server to client: the root of all adverts, the path of the client's own to it, and who sent one."""
 
     root: bytes
+    path: bytes
     members: Members
 
     def encode(self) -> bytes:
-        """32 + ceil(n / 8) bytes."""
-        return self.root + self.members.encode()
+        """32 + 32 * ceil(log2 n) + ceil(n / 8) bytes."""
+        return self.root + self.path + self.members.encode()
 
     @classmethod
     def decode(cls, payload: Buffer, n_clients: int) -> Commitment:
         """Read the form alone."""
         reader = Reader(payload)
         root = bytes(reader.take(NODE_BYTES))
-        return cls(root=root, members=Members.decode(reader.rest(), n_clients))
+        path = bytes(reader.take(NODE_BYTES * depth(n_clients)))
+        return cls(root=root, path=path, members=Members.decode(reader.rest(), n_clients))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

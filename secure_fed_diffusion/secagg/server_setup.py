@@ -127,20 +127,21 @@ class ServerSetup:
             self._present = self._viable("advertise", frozenset(self._adverts), silent)
             if self.session.params.signed:
                 passed_on = {v: self._adverts[v].encode() for v in self._present}
-                self.commitment = choice.root_of(self.session.cohort, passed_on)
+                self.commitment = choice.tree_of(self.session.cohort, passed_on).root
             return self._pass_on_adverts()
         self._present = frozenset(self._adverts)
         require_enough(self.session, "advertise", len(self._present), silent)
-        self._tree = choice.MerkleTree([self._leaf(v) for v in self.session.cohort])
+        self._tree = choice.tree_of(
+            self.session.cohort, {v: self._adverts[v].encode() for v in self._present}
+        )
         members = Members.among(self.session.cohort, self._present)
         self.commitment = self._tree.root
-        payload = Commitment(root=self.commitment, members=members).encode()
-        return {v: self._pack(Kind.COMMITMENT, v, payload) for v in sorted(self._present)}
-
-    def _leaf(self, client_id: int) -> bytes:
-        if client_id not in self._adverts:
-            return choice.leaf(client_id, b"")
-        return choice.leaf(client_id, self._adverts[client_id].encode() + self._signatures[client_id])
+        frames = {}
+        for v in sorted(self._present):
+            path = self._tree.path(self.session.graph.index(v))
+            payload = Commitment(root=self.commitment, path=path, members=members).encode()
+            frames[v] = self._pack(Kind.COMMITMENT, v, payload)
+        return frames
 
     def _pass_on_adverts(self) -> dict[int, bytes]:
         """Send each client the adverts of its neighbours, with what vouches for them."""

@@ -15,13 +15,12 @@ from secure_fed_diffusion.secagg import choice
 from secure_fed_diffusion.secagg.signing import SIGNATURE_BYTES
 
 from .forging import (
-    HEADER,
     advert_signature,
     adverts_frame,
     adverts_of,
     commitment_frame,
+    committed_tree,
     fresh_advert,
-    leaf_of,
 )
 from .rounds import (
     Round,
@@ -39,8 +38,7 @@ def test_whom_the_server_calls_present_does_not_steer_the_choice() -> None:
     for present in (cohort, (0, *friends)):
         session = make_session(make_params(15, 5, n_neighbours=6, profile="active"), cohort)
         a_round = Round(session).run_to("choose")
-        root = a_round.inbox[0][HEADER : HEADER + 32]
-        a_round.clients[0].choose(commitment_frame(a_round, 0, root, present))
+        a_round.clients[0].choose(commitment_frame(a_round, 0, present))
         chosen.append(a_round.clients[0]._setup.holders())
     assert chosen[0] == chosen[1]
     assert not set(chosen[1]) <= {0, *friends}
@@ -71,9 +69,20 @@ def test_choices_are_uniform_over_the_cohort() -> None:
 
 def test_a_client_that_the_commitment_leaves_out_refuses() -> None:
     a_round = Round.of("active_sparse").run_to("choose")
-    root = a_round.inbox[0][HEADER : HEADER + 32]
     with pytest.raises(PolicyError, match="leaves out this client"):
-        a_round.clients[0].choose(commitment_frame(a_round, 0, root, range(1, 9)))
+        a_round.clients[0].choose(commitment_frame(a_round, 0, range(1, 9)))
+
+
+def test_a_client_whose_own_advert_is_not_committed_to_refuses() -> None:
+    """So a second machine of it, whose advert was thrown away, is in no round that others are in."""
+    for tree in (None, "another of its adverts"):
+        a_round = Round.of("active_sparse").run_to("choose")
+        shown = committed_tree(a_round, {0: fresh_advert("second")} if tree else {})
+        machine = a_round.clients[0] if tree else Round(a_round.session, label="second").clients[0]
+        if not tree:
+            machine.advertise()
+        with pytest.raises(PolicyError, match="another advert than this client's own"):
+            machine.choose(commitment_frame(a_round, 0, a_round.session.cohort, shown))
 
 
 def test_an_advert_that_was_not_committed_to_is_refused_even_if_its_owner_signed_it() -> None:
@@ -101,7 +110,8 @@ def test_a_path_to_another_leaf_is_refused() -> None:
 
 def test_a_client_that_was_shown_another_root_takes_no_advert_of_the_others() -> None:
     a_round = Round.of("active_sparse").run_to("choose")
-    a_round.inbox[0] = commitment_frame(a_round, 0, bytes(32), a_round.session.cohort)
+    tree = committed_tree(a_round, {v: fresh_advert(f"other {v}") for v in range(1, 9)})
+    a_round.inbox[0] = commitment_frame(a_round, 0, a_round.session.cohort, tree)
     a_round.close(a_round.answers())
     with pytest.raises(FrameError, match="not the one that the server committed to"):
         a_round.answer(0)
@@ -112,20 +122,14 @@ def test_a_client_that_was_shown_a_whole_other_tree_shares_no_round_with_the_oth
     a_round = Round.of("active_sparse").run_to("choose")
     second = fresh_advert("second")
     colluder = 8
-    signed_second = second.encode() + advert_signature(a_round, colluder, second, signing_key(colluder))
-    leaves = [
-        choice.leaf(v, signed_second) if v == colluder else leaf_of(a_round, v)
-        for v in a_round.session.cohort
-    ]
-    tree = choice.MerkleTree(leaves)
-    a_round.inbox[0] = commitment_frame(a_round, 0, tree.root, a_round.session.cohort)
+    signature = advert_signature(a_round, colluder, second, signing_key(colluder))
+    tree = committed_tree(a_round, {colluder: second})
+    a_round.inbox[0] = commitment_frame(a_round, 0, a_round.session.cohort, tree)
     a_round.close(a_round.answers())
     given = adverts_of(a_round, 0)
     adverts = {v: second if v == colluder else advert for v, advert in given.adverts.items()}
     proofs = {
-        v: (signed_second[-SIGNATURE_BYTES:] if v == colluder else given.proofs[v][:SIGNATURE_BYTES])
-        + tree.path(v)
-        for v in adverts
+        v: (signature if v == colluder else given.proofs[v][:SIGNATURE_BYTES]) + tree.path(v) for v in adverts
     }
     a_round.inbox[0] = adverts_frame(a_round, 0, adverts, proofs)
     a_round.close(a_round.answers())  # taken: to the victim everything is in order

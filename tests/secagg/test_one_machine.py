@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import pytest
 
-from secure_fed_diffusion.errors import FrameError
+from secure_fed_diffusion.errors import FrameError, PolicyError
 from secure_fed_diffusion.secagg.phases import FAILED
 
 from .forging import (
     adverts_frame,
     adverts_of,
+    commitment_frame,
     consistency_frame,
     payload_of,
     relabelled,
@@ -49,6 +50,14 @@ def test_what_a_second_machine_signs_counts_nowhere_else(case: str) -> None:
         victim.unmask(consistency_frame(first, 0, {**sacrificed, 0: own[0]}))
     assert victim.phase == FAILED
     assert honest.unmask(consistency_frame(first, 1, own))  # the control
+
+
+def test_on_a_sparse_graph_a_second_machine_does_not_choose_under_the_first_ones_root() -> None:
+    """Its own advert thrown away, it would be in their round, and sign for them without a share to open."""
+    first, second = (a_round.run_to("choose") for a_round in begun_twice("active_sparse"))
+    for v, machine in second.clients.items():
+        with pytest.raises(PolicyError, match="another advert than this client's own"):
+            machine.choose(commitment_frame(first, v, first.session.cohort))
 
 
 @pytest.mark.parametrize("case", ["active", "verifiable"])

@@ -45,7 +45,7 @@ FORMULAS: dict[Kind, Formula] = {
     Kind.SURVIVORS: lambda p, rows: ceil(N / 8),
     Kind.CONSISTENCY: lambda p, rows: 32,
     Kind.CONSISTENCY_LIST: lambda p, rows: 4 + 68 * rows,
-    Kind.COMMITMENT: lambda p, rows: 32 + ceil(N / 8),
+    Kind.COMMITMENT: lambda p, rows: 32 + 32 * depth(N) + ceil(N / 8),
     Kind.CHOICE: lambda p, rows: 4 + 4 * (p.n_neighbours or 0),
     Kind.RESULT: vector,
 }

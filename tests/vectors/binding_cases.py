@@ -104,9 +104,9 @@ def choice_cases() -> list[Json]:
         case(
             "choice.leaf",
             "an advert",
-            {"client_id": 7, "signed_advert": fixed("signed advert", 40)},
+            {"client_id": 7, "advert": fixed("signed advert", 40)},
             [
-                *spoilt("signed_advert", fixed("signed advert", 40), MISMATCH),
+                *spoilt("advert", fixed("signed advert", 40), MISMATCH),
                 *numbers("client_id", 7, (6, 7 << 8)),
             ],
         ),

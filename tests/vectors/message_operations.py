@@ -24,7 +24,8 @@ def _survivors(i: Json) -> Json:
 
 def _commitment(i: Json) -> Json:
     commitment = m.Commitment.decode(OUT(i["payload"]), i["n_clients"])
-    return {"root": commitment.root.hex(), "present": [int(here) for here in commitment.members.present]}
+    present = [int(here) for here in commitment.members.present]
+    return {"root": commitment.root.hex(), "path": commitment.path.hex(), "present": present}
 
 
 def _advert_fields(advert: m.Advert) -> Json:
@@ -78,7 +79,8 @@ def encoded(operation: str, fields: Json, inputs: Json) -> str | None:
         return _advert(fields).encode().hex()
     if which == "commitment":
         members = m.Members(present=np.array(fields["present"], dtype=bool))
-        return m.Commitment(root=OUT(fields["root"]), members=members).encode().hex()
+        root, path = OUT(fields["root"]), OUT(fields["path"])
+        return m.Commitment(root=root, path=path, members=members).encode().hex()
     if which == "choice":
         return m.Choice(neighbours=tuple(fields["neighbours"])).encode().hex()
     if which == "survivors":

@@ -214,7 +214,7 @@ OPERATIONS: dict[str, Callable[[Json], Any]] = {
     "session.id": lambda i: session_of(i).id.hex(),
     "session.slot": _slot,
     "graph.neighbours": _graph,
-    "choice.leaf": lambda i: choice.leaf(i["client_id"], OUT(i["signed_advert"])).hex(),
+    "choice.leaf": lambda i: choice.leaf(i["client_id"], OUT(i["advert"])).hex(),
     "choice.root": lambda i: choice.MerkleTree([OUT(leaf) for leaf in i["leaves"]]).root.hex(),
     "choice.path": lambda i: choice.MerkleTree([OUT(leaf) for leaf in i["leaves"]]).path(i["index"]).hex(),
     "choice.leads_to": _leads_to,

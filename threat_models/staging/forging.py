@@ -14,6 +14,7 @@ import numpy as np
 
 from secure_fed_diffusion import secagg
 from secure_fed_diffusion.secagg import codec, keys, masks, shamir
+from secure_fed_diffusion.secagg.choice import MerkleTree, tree_of
 from secure_fed_diffusion.secagg.messages import (
     Advert,
     AdvertList,
@@ -63,9 +64,10 @@ def mask_peers_of(a_round: Round, client_id: int) -> tuple[int, ...]:
     return a_round.server._setup._graph.neighbours(client_id)
 
 
-def leaf_of(a_round: Round, client_id: int) -> bytes:
-    """A client's leaf of the tree that the server committed to."""
-    return a_round.server._setup._leaf(client_id)
+def committed_tree(a_round: Round, instead: Mapping[int, Advert] | None = None) -> MerkleTree:
+    """The tree that the server committed to, with some of its adverts exchanged."""
+    adverts = {**a_round.server._setup._adverts, **(instead or {})}
+    return tree_of(a_round.session.cohort, {v: advert.encode() for v, advert in adverts.items()})
 
 
 def survivor_frame(a_round: Round, client_id: int, ids: Iterable[int]) -> bytes:
@@ -110,10 +112,14 @@ def adverts_frame(
     return codec.pack(Kind.ADVERT_LIST, session_id=a_round.session.id, client_id=client_id, payload=payload)
 
 
-def commitment_frame(a_round: Round, client_id: int, root: bytes, present: Iterable[int]) -> bytes:
-    """Tell a client that these advertised, under this root."""
+def commitment_frame(
+    a_round: Round, client_id: int, present: Iterable[int], tree: MerkleTree | None = None
+) -> bytes:
+    """Tell a client that these advertised, under this tree's root (default: the server's)."""
+    tree = tree or committed_tree(a_round)
+    path = tree.path(a_round.session.graph.index(client_id))
     members = Survivors.among(a_round.session.cohort, set(present))
-    payload = Commitment(root=root, members=members).encode()
+    payload = Commitment(root=tree.root, path=path, members=members).encode()
     return codec.pack(Kind.COMMITMENT, session_id=a_round.session.id, client_id=client_id, payload=payload)
 
 

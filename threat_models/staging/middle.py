@@ -64,7 +64,7 @@ def play_every_peer(
         sealed[v] = seal.seal(to_victim, FILLER, session_id=a_round.session.id, sender=v, receiver=VICTIM)
     payload = ShareDelivery(sealed=sealed).encode(a_round.session.params)
     known = {VICTIM: bytes(forging.payload_of(a_round, advert)), **{v: a.encode() for v, a in shown.items()}}
-    bound_to = choice.root_of(a_round.session.cohort, known) if signed else NO_COMMITMENT
+    bound_to = choice.tree_of(a_round.session.cohort, known).root if signed else NO_COMMITMENT
     slot_id = a_round.session.slot(commitment=bound_to).id
     frame = codec.pack(Kind.SHARE_DELIVERY, session_id=slot_id, client_id=VICTIM, payload=payload)
     a_round.ask(VICTIM, "masked_input", frame)

@@ -10,7 +10,6 @@ import numpy as np
 from secure_fed_diffusion import secagg
 
 from ..forging import (
-    HEADER,
     combined,
     commitment_frame,
     mask_publics_of,
@@ -69,7 +68,6 @@ def a_victim_among_accomplices() -> bool:
     """The server names as present the victim and its own clients; do they hold all of its shares?"""
     accomplices = range(1, 7)
     a_round = Round.of("active_sparse", n_clients=40).run_to("choose")
-    root = a_round.inbox[0][HEADER : HEADER + 32]
-    a_round.clients[0].choose(commitment_frame(a_round, 0, root, (0, *accomplices)))
+    a_round.clients[0].choose(commitment_frame(a_round, 0, (0, *accomplices)))
     held = set(a_round.clients[0]._setup.holders()) & set(accomplices)
     return len(held) >= a_round.session.params.threshold
