@@ -25,7 +25,8 @@ from secure_fed_diffusion.dp.accounting import NEGLIGIBLE_LOSS, RENYI_ORDERS, re
 from secure_fed_diffusion.dp.mechanism import Mechanism, View
 from secure_fed_diffusion.errors import ConfigError, PrivacyError
 
-# T·d·η <= 1e-9 bounds T·d by 1e128, and κ is below 1e-300: with these limits e^ε·T·d·n·κ < 1e-6·δ.
+# T·d·η <= 1e-9 bounds T·d by 1e128, and κ is below 1e-303: with these limits and fewer than 1e9 shares of
+# noise, e^ε·T·d·n·κ < 1e-6·δ.
 LARGEST_EPSILON, _LEAST_DELTA, _DELTA_OF_INTEGERS = 300.0, 1e-30, 1e-6
 
 

@@ -132,7 +132,9 @@ class SharedLedger:
     def _spending(self, entries: list[chain.Entry]) -> Spending:
         if not entries:
             return Spending(self._terms, MappingProxyType({}))
-        spending = list(_replay(entries))[-1][0]
+        for entry, (state, _) in zip(entries, _replay(entries), strict=True):
+            _require_within(state, entry.line)
+            spending = state
         for name, found in asdict(spending.terms).items():
             if found != getattr(self._terms, name):
                 raise ConfigError(
@@ -192,6 +194,17 @@ def _replay(entries: list[chain.Entry]) -> Iterator[tuple[Spending, float]]:
         yield spending, said
 
 
+def _require_within(spending: Spending, line: int) -> None:
+    """Refuse a state that no run could have been admitted to, as that of an earlier version's rules may be.
+
+    Raises:
+        LedgerError: more than the budget is taken at this line.
+    """
+    taken, budget = spending.epsilon(), spending.terms.budget_epsilon
+    if taken > budget * (1 + _ARITHMETIC_TOLERANCE):
+        raise LedgerError(f"ε = {taken:.6g} is more than the budget {budget:g}", line=line)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedReport:
     """What an auditor can say of a data set's spending from its ledger alone."""
@@ -242,11 +255,7 @@ def verify_shared(path: Path | str, *, head: str | None = None) -> SharedReport:
         recomputed = spending.epsilon()
         if not math.isclose(recorded, recomputed, rel_tol=_ARITHMETIC_TOLERANCE, abs_tol=1e-9):
             raise LedgerError(f"it records ε = {recorded:.6g}, recomputed {recomputed:.6g}", line=entry.line)
-        if recomputed > spending.terms.budget_epsilon * (1 + _ARITHMETIC_TOLERANCE):
-            raise LedgerError(
-                f"ε = {recomputed:.6g} is more than the budget {spending.terms.budget_epsilon:g}",
-                line=entry.line,
-            )
+        _require_within(spending, entry.line)
     return SharedReport(
         terms=spending.terms,
         holdings=spending.holdings,

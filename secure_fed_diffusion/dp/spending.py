@@ -18,7 +18,8 @@ A record is at one client of each run, nobody says at which: each mechanism coun
 the client that used it most.
 
 Not protected against: one person with several records; a record that two clients of one run both hold;
-reading what is taken so far as an ε: the guarantee is the budget, nothing less.
+reading what is taken so far as an ε: the guarantee is the budget, nothing less; an accountant whose list of
+orders changed between two runs.  For `replace_one` no filter is known: there a second run is refused.
 
 >>> terms = DatasetTerms(dataset="digits", unit="example", relation="add_remove", delta=1e-5,
 ...                      budget_epsilon=3.0, accountant="pld")

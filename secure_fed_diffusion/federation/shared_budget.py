@@ -7,9 +7,9 @@ A run settles for what its ledger shows, once `testimony.require_whole` has held
 and to the checkpoint.
 
 Not protected against: see `dp.shared`; above all, runs that do not name the file.  A cut behind the last
-signed line and the last finished round.  A coordinator's book is signed by nobody, so a charge behind its
-last finished round (a repeat, a round that failed) is missed only where the clients' own ledgers lie beside
-it; what binds there is each client's own budget.
+signed line and the last finished round.  A coordinator's book is signed by nobody, so a charge behind the
+first one of its last finished round is missed only where the clients' own ledgers lie beside it; what binds
+there is each client's own budget.
 """
 
 from __future__ import annotations

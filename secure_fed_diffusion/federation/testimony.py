@@ -9,7 +9,8 @@ A coordinator's book (`dp.terms`, by_server) is another chain than those that th
 heads are held against the clients' own ledgers, where those lie in the folder, and each charge of theirs must
 be in the book.
 
-Not protected against: a cut behind that line (a book's: behind its last finished round); a folder whose
+Not protected against: a cut behind that line (a book's: behind the first charge of its last finished round,
+where no client's own ledger lies beside it); a folder whose
 roster was replaced together with the rest (compare its root over another channel); a folder that holds the
 signing keys, as that of a run with all clients in one process does.
 """
@@ -156,7 +157,13 @@ def examine(directory: Path, record: Ledger | LedgerReport) -> Testimony:
 def _examine_own(directory: Path, book: Ledger | LedgerReport, said: Mapping[tuple[int, int], bytes]) -> int:
     """Check the clients' own ledgers in a coordinator's folder; return how many there are."""
     asked = _charges(directory / LEDGER)
-    paths = sorted((directory / CLIENTS).glob(f"*/{LEDGER}"))
+    signed = {client_id for client_id, _ in said}
+    paths = [
+        path
+        for path in sorted((directory / CLIENTS).glob(f"*/{LEDGER}"))
+        # one that a kill left without its first line was never begun, unless its owner signed a head of it
+        if b"\n" in path.read_bytes() or int(path.parent.name) in signed
+    ]
     for path in paths:
         try:
             own = verify(path)

@@ -57,7 +57,7 @@ def secure_aggregation_mod(
     """Return the mod; it must stand first in a ClientApp's list, outside all that changes the result.
 
     `policy` is this client's own and never travels; without one it is the safe one, and with an `identity`
-    the safe one that accepts the profile `active` only.  `identity` is asked for under that profile.
+    the safe one that accepts the profile `active` only.  That profile needs the `identity`.
     `weight_key` is the one number that may weigh this client's result, `metrics` those that a proposal may
     ask for; one that asks for others is refused before a key exists.  `weighting="equal"` refuses proposals
     that weigh by examples.  `state_dir` holds the state between messages (default: `secure_aggregation` in

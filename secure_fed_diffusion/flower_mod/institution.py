@@ -65,9 +65,7 @@ class Institution:
             raise PolicyError("this client trains under secure aggregation only")
         self._message, self._context, self._settings = message, context, settings
         folder = settings.state_dir or _flower_home() / "secure_aggregation"
-        # A node's number is the SuperLink's to choose: another one must not be another latch.
-        own = str(context.node_id) if settings.identity is None else self._identity().signer.public.hex()
-        self._store = Store(folder / f"{context.run_id}-{own}")
+        self._store = Store(folder / f"{context.run_id}-{self._name()}")
 
     def answer(self, call_next: ClientAppCallable) -> RecordDict:
         """Run the step that the message asks for.
@@ -240,6 +238,18 @@ class Institution:
             entropy=self._settings.entropy,
             signer=self._identity().signer if terms.proposal.profile == "active" else None,
         )
+
+    def _name(self) -> str:
+        """Return what this client's files lie under: its key, since a SuperLink chooses a node's number.
+
+        A node without key files has its number: `active` will refuse it, the other profile signs nothing.
+        """
+        if self._settings.identity is None:
+            return str(self._context.node_id)
+        try:
+            return self._identity().signer.public.hex()
+        except ConfigError:
+            return str(self._context.node_id)
 
     def _identity(self) -> Identity:
         if self._settings.identity is None:

@@ -382,3 +382,26 @@ def test_a_process_that_is_killed_holds_no_lock(path: Path) -> None:
     os.kill(holder.pid, signal.SIGKILL)
     holder.communicate()
     assert SharedLedger(path, dataset()).reserve(run("a", 40)) == pytest.approx(spent(40))
+
+
+def test_what_an_earlier_rule_admitted_beyond_the_filter_is_gone_on_with_by_nobody(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = SharedLedger(path, dataset(budget_epsilon=2.0))
+    with monkeypatch.context() as patch:
+        patch.setattr("secure_fed_diffusion.dp.spending.Spending.epsilon", lambda self: 0.0)
+        book.reserve(run("a", 40))
+        book.reserve(run("b", 60))
+        book.settle("b", {"training": 1})
+    for question in (lambda: book.price(run("c", 1)), lambda: book.holds("a"), lambda: book.settle("a", {})):
+        with pytest.raises(LedgerError, match="more than the budget 2") as caught:
+            question()
+        assert caught.value.line == 3
+
+
+def test_replace_one_has_no_filter_so_a_second_run_is_refused(path: Path) -> None:
+    step = gaussian(8.0, rate=0.1, relation="replace_one")
+    book = SharedLedger(path, dataset(relation="replace_one", accountant="pld", budget_epsilon=50.0))
+    assert book.reserve(run("a", 1, step, MODEL)) < 1.0
+    with pytest.raises(BudgetExceededError, match="ε = inf"):
+        book.reserve(run("b", 1, step, MODEL))

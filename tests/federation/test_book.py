@@ -215,6 +215,17 @@ def test_a_book_that_lost_a_finished_round_is_not_gone_on_with(folder: Path, bes
         require_whole(folder, ledger, 1)
 
 
+def test_an_own_ledger_that_a_kill_left_without_a_line_was_never_begun(folder: Path) -> None:
+    path = own(folder, 7)
+    path.parent.mkdir()
+    path.touch()
+    with Ledger.open(folder / "ledger.jsonl") as ledger:
+        require_whole(folder, ledger, 1)
+        own(folder, 1).write_bytes(b"")  # that of a client which signed heads was there
+        with pytest.raises(LedgerError, match=r"clients/0001/ledger\.jsonl: line 1: the terms are missing"):
+            require_whole(folder, ledger, 1)
+
+
 def test_a_ledger_of_another_run_beside_a_book_is_found(folder: Path) -> None:
     path = own(folder, 1)
     path.unlink()

@@ -81,3 +81,13 @@ def test_what_a_kill_left_while_a_set_up_was_written_is_unlinked(
     assert [path.suffix for path in tmp_path.iterdir() if path.is_file() and path.name != "lock"] == [
         ".setup"
     ]
+
+
+def test_a_node_without_key_files_takes_part_where_nothing_is_signed(tmp_path: Path) -> None:
+    """One app for both profiles: the identity is needed under `active` alone."""
+    policy = fl.secagg.Policy(profiles=("semi_honest", "active"))
+    grid = fl.federation(N, tmp_path, policy=policy, identity=fl.identity_from_node_config)
+    strategy = fl.secure(N)
+    strategy.start(grid, fl.start_arrays(), num_rounds=1)
+    assert strategy.history[0].survivors == N
+    assert not grid.errors
