@@ -25,7 +25,7 @@ try:
         from secure_fed_diffusion.commands.report import export, report
         from secure_fed_diffusion.commands.run import run
         from secure_fed_diffusion.commands.sample import sample
-        from secure_fed_diffusion.commands.terminal import fail
+        from secure_fed_diffusion.commands.terminal import fail, not_possible
         from secure_fed_diffusion.data import command as data
         from secure_fed_diffusion.flower_app import command as coordinator
         from secure_fed_diffusion.institution import command as institution
@@ -83,7 +83,7 @@ def main() -> None:
     except SecureFedDiffusionError as error:
         fail(str(error), 1)
     except OSError as error:
-        fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+        fail(not_possible(error, "standard output, or a file that was being written"), 1)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from secure_fed_diffusion.commands.terminal import AsJson, fail, quiet
+from secure_fed_diffusion.commands.terminal import AsJson, fail, not_possible, quiet
 from secure_fed_diffusion.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,14 +59,17 @@ def run(
     settings = config.load(config_file, changes)
     board = _tensorboard(tensorboard)
     prepared = _preparer(engine)(settings, out, config_text=config.dump(settings), resume=resume)
+    same = "" if engine is Engine.in_process else f" --engine {engine.value}"
+    go_on = f"go on with: sfd run {out / 'config.toml'} --out {out}{same} --resume"
     try:
         with _Silent() if as_json else RunProgress(len(prepared.plan.rounds)) as progress:
             if not as_json:
                 _announce(prepared, progress, resume)
             summary = prepared.execute(progress if board is None else board.beside(progress))
     except KeyboardInterrupt:
-        same = "" if engine is Engine.in_process else f" --engine {engine.value}"
-        fail(f"stopped; go on with: sfd run {out / 'config.toml'} --out {out}{same} --resume", 130)
+        fail(f"stopped; {go_on}", 130)
+    except OSError as error:  # a full disk, or nobody reads what is printed: `sfd run ... | head`
+        fail(f"{not_possible(error, f'a file in {out}')}; {go_on}", 1)
     finally:
         prepared.ledger.close()
         if board is not None:

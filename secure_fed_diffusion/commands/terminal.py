@@ -23,6 +23,11 @@ def fail(message: str, status: int) -> NoReturn:
     raise SystemExit(status)
 
 
+def not_possible(error: OSError, nameless: str) -> str:
+    """Say what the system refused, and on what: `nameless` where the error names no file."""
+    return f"{nameless if error.filename is None else error.filename}: {error.strerror or error}"
+
+
 def quiet() -> None:
     """Keep other libraries' log lines and warnings away from the user."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -174,5 +174,9 @@ def _print_plain(console: Console, text: str) -> None:
     """Write one line as it is: no colour, no wrapping, and no character the stream cannot hold."""
     encoding = console.encoding or "utf-8"
     line = _printable(text).encode(encoding, "replace").decode(encoding)
-    console.file.write(f"{line}\n")
-    console.file.flush()
+    try:
+        console.file.write(f"{line}\n")
+        console.file.flush()
+    except OSError as error:
+        error.filename = "standard output"  # the system names no stream
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -116,3 +117,46 @@ def test_a_run_that_is_struck_down_is_paid_for_and_goes_on(
     assert verify(folder / "ledger.jsonl", head=summary["ledger_head"]).truncation_excluded
     spent = summary["epsilon"]["sum_c1"]["pld"]
     assert 0 < spent <= 10.0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("reader", ["/dev/full", "closed"])
+def test_a_run_whose_words_nobody_takes_says_how_to_go_on(
+    reader: str, sfd: Ask, config_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = ["run", str(config_file), "--out", str(out), *TWO_ROUNDS]
+    if reader == "closed":
+        unread, stdout = os.pipe()
+        os.close(unread)
+    else:
+        stdout = os.open(reader, os.O_WRONLY)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "secure_fed_diffusion.cli", *words],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(stdout)
+    assert done.returncode == 1
+    assert done.stderr.startswith("sfd: standard output: ")
+    assert done.stderr.count("\n") == 1
+    resumed = sfd(*done.stderr.partition("go on with: sfd ")[2].split(), "--json")
+    assert resumed.status == 0, resumed.err
+    assert json.loads(resumed.out)["finished"] is True
+
+
+def test_a_run_that_cannot_write_its_folder_says_so_and_how_to_go_on(
+    sfd: Ask, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+
+    def full(self: Run, observer: object) -> dict[str, object]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Run, "execute", full)
+    answer = sfd("run", config_file, "--out", out, "--json", *TWO_ROUNDS)
+    assert_refused(answer, 1, f"a file in {out}: No space left on device; go on with: sfd run", "--resume")
