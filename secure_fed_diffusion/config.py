@@ -18,7 +18,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
@@ -65,9 +65,10 @@ def parse(text: str, overrides: Iterable[str] = ()) -> RunSettings:
 def parse_as(owner: type[Settings], text: str, overrides: Iterable[str] = ()) -> Settings:
     """Return a TOML text as the settings class `owner`; see `load`."""
     values = tomllib.loads(text)
+    _check_keys(values, owner, "", owner, quoted=False)
     for override in overrides:
         _override(values, override)
-    _check_keys(values, owner, "", owner)
+    _check_keys(values, owner, "", owner, quoted=True)
     try:
         return _adapter(owner).validate_python(values)
     except ValidationError as error:
@@ -105,20 +106,46 @@ def _override(values: dict[str, Any], override: str) -> None:
     table[path[-1]] = value
 
 
-def _check_keys(values: Mapping[str, Any], owner: type, prefix: str, whole: type) -> None:
-    """Refuse keys that `owner` does not have, before any value is looked at; it is a section of `whole`."""
+def _check_keys(values: Mapping[str, Any], owner: type, prefix: str, whole: type, *, quoted: bool) -> None:
+    """Refuse keys that `owner` does not have, and what is no number where one belongs.
+
+    `owner` is a section of `whole`; `quoted`: a number may be text, as a shell's words are.
+    """
     hints = typing.get_type_hints(owner)
     for key, value in values.items():
         if key not in hints:
             raise ConfigError(_unknown(key, owner, hints, prefix, whole), key=f"{prefix}{key}")
         nested = _dataclass_in(hints[key])
         if nested is None:
+            _check_number(value, hints[key], f"{prefix}{key}", quoted=quoted)
             continue
         items = value if isinstance(value, list) else [value]
         for item in items:
             if not isinstance(item, Mapping):
                 raise ConfigError(f"expected a table, got {item!r}", key=f"{prefix}{key}")
-            _check_keys(item, nested, f"{prefix}{key}.", whole)
+            _check_keys(item, nested, f"{prefix}{key}.", whole, quoted=quoted)
+
+
+def _check_number(value: Any, hint: Any, key: str, *, quoted: bool) -> None:
+    """Refuse what pydantic would make a number of (true is 1, "10" is 10).
+
+    Raises:
+        ConfigError: names the key, the kind of number, and what stands there.
+    """
+    parts = typing.get_args(hint) or (hint,)
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        for i, item in enumerate(value):
+            _check_number(item, parts[0], f"{key}.{i}", quoted=quoted)
+        return
+    kinds = {part for part in parts if part in (int, float, bool, str)}
+    words = [word for part in parts if typing.get_origin(part) is Literal for word in typing.get_args(part)]
+    if not kinds & {int, float} or kinds & {bool, str} or value in words:
+        return
+    expected = " or ".join(["a number" if float in kinds else "an integer", *map(repr, words)])
+    if isinstance(value, bool):
+        raise ConfigError(f"expected {expected}, got {str(value).lower()}", key=key)
+    if isinstance(value, str) and not quoted:
+        raise ConfigError(f"expected {expected}, got the text {value!r}", key=key)
 
 
 def _unknown(key: str, owner: type, hints: Mapping[str, Any], prefix: str, whole: type) -> str:

@@ -117,7 +117,15 @@ def test_a_key_that_resembles_nothing_is_answered_with_all_there_are() -> None:
         ("federation.vanish=[{ round = 0, client = 1 }]", ["federation.vanish.round", "from 1", "0"]),
         ("modes.local=3", ["modes.local", "expected a table", "3"]),
         ("privacy.epsilon=0", ["privacy.epsilon", "> 0", "0"]),
-        ("privacy.epsilon=nan", ["privacy.epsilon", "> 0", "nan"]),
+        ("privacy.epsilon=nan", ["privacy.epsilon", "a finite number", "nan"]),
+        ("privacy.epsilon=inf", ["privacy.epsilon", "a finite number", "inf"]),
+        ("warmup.covariances.clip_norm=-inf", ["warmup.covariances.clip_norm", "a finite number", "-inf"]),
+        ("privacy.epsilon=true", ["privacy.epsilon", "a number", "true"]),
+        ("privacy.noise_multiplier=false", ["privacy.noise_multiplier", "a number", "false"]),
+        ("federation.clients=true", ["federation.clients: expected an integer, got true"]),
+        ("secagg.modulus_bits=true", ["secagg.modulus_bits", "an integer", "true"]),
+        ("model.channels=[true, 16]", ["model.channels.0", "an integer", "true"]),
+        ("federation.vanish=[{ round = true, client = 1 }]", ["federation.vanish.round", "integer", "true"]),
         ("privacy.delta=1", ["privacy.delta", "0 < delta < 1", "1"]),
         ("federation.clients_per_round=99", ["federation.clients_per_round", "federation.clients=8", "99"]),
         ("model.channels=[16]", ["model.channels", "at least 2", "1"]),
@@ -130,6 +138,28 @@ def test_a_wrong_value_is_refused_with_its_key_what_was_expected_and_what_came(
     message = str(refusal("", override))
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('[privacy]\nepsilon = "10"', ["privacy.epsilon", "a number", "the text '10'"]),
+        ('[federation]\nclients = "8"', ["federation.clients", "an integer", "the text '8'"]),
+        ('[run]\nworkers = "2"', ["run.workers", "an integer or 'auto'", "the text '2'"]),
+        ("[model]\nchannels = [16, '32']", ["model.channels.1", "an integer", "the text '32'"]),
+        ("[modes.local]\nlearning_rate = true", ["modes.local.learning_rate", "a number", "true"]),
+    ],
+)
+def test_a_file_holds_numbers_where_numbers_belong(text: str, parts: list[str]) -> None:
+    message = str(refusal(text))
+    for part in parts:
+        assert part in message
+
+
+def test_an_override_is_text_and_may_name_a_number_as_a_shell_does() -> None:
+    overrides = ["privacy.epsilon=.5", 'federation.clients="9"', 'secagg.modulus_bits="auto"']
+    settings = config.parse("", overrides)
+    assert (settings.privacy.epsilon, settings.federation.clients) == (0.5, 9)
 
 
 def test_overrides_are_read_as_toml_and_otherwise_as_bare_words() -> None:

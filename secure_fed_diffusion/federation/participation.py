@@ -5,6 +5,7 @@ Every value is checked here, before any work; how they fit together is checked b
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,8 @@ def require(condition: bool, key: str, expected: str, value: object) -> None:
         ConfigError: names the key, what was expected, and the value.
     """
     if not condition:
-        raise ConfigError(f"expected {expected}, got {value!r}", key=key)
+        finite = "" if not isinstance(value, float) or math.isfinite(value) else "a finite number, "
+        raise ConfigError(f"expected {finite}{expected}, got {value!r}", key=key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,8 @@ ProtectedMode = Literal["distributed", "client", "local", "central"]
 
 def _require(condition: bool, key: str, expected: str, value: object) -> None:
     if not condition:
-        raise ConfigError(f"expected {expected}, got {value!r}", key=key)
+        finite = "" if not isinstance(value, float) or math.isfinite(value) else "a finite number, "
+        raise ConfigError(f"expected {finite}{expected}, got {value!r}", key=key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
