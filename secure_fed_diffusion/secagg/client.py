@@ -35,9 +35,10 @@ from .client_setup import ClientSetup
 from .encoding import RingVector, to_ring
 from .keyring import Keyring
 from .messages import MaskedInput
+from .params import require_integer
 from .phases import FAILED, ROUND_START, Machine, Step
 from .policy import SAFE_POLICY, Policy
-from .session import Session, Slot
+from .session import MAX_ID, Session, Slot
 from .signing import SigningKey
 
 
@@ -49,7 +50,7 @@ class Client:
 
     Raises:
         PolicyError: the session's parameters lie outside this client's policy.
-        ConfigError: the client is not in the session's cohort, or `signer` is not its key on the roster.
+        ConfigError: `client_id` is no id of the session's cohort, or `signer` is not its key on the roster.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Client:
     ) -> None:
         policy.check(session.params)
         if client_id not in session.graph:
+            require_integer("client_id", client_id, 0, MAX_ID)  # "1" is client 1 to whoever reads it
             raise ConfigError(f"client {client_id} is not in the cohort", key="client_id")
         self.session = session
         self.client_id = client_id

@@ -61,10 +61,15 @@ def to_ring(values: npt.ArrayLike, params: SecAggParams) -> RingVector:
         raise ConfigError(f"expected integers of the ring, got {array.dtype}", key="vector")
     dtype = ring_dtype(params.modulus_bits)
     if array.dtype != dtype or params.modulus_bits < 8 * dtype.itemsize:
-        too_small = array.dtype.kind == "i" and int(array.min()) < 0
-        if too_small or int(array.max()) >> params.modulus_bits:
-            raise ConfigError(f"expected values in 0..2^{params.modulus_bits} - 1", key="vector")
+        _require_ring(array, params.modulus_bits, key="vector")
     return array.astype(dtype)
+
+
+def _require_ring(array: npt.NDArray[Any], modulus_bits: int, *, key: str) -> None:
+    """Refuse integers outside [0, 2^modulus_bits)."""
+    too_small = array.dtype.kind == "i" and int(array.min(initial=0)) < 0
+    if too_small or int(array.max(initial=0)) >> modulus_bits:
+        raise ConfigError(f"expected values in 0..2^{modulus_bits} - 1", key=key)
 
 
 def pack(vector: RingVector, modulus_bits: int) -> memoryview:
@@ -216,13 +221,13 @@ class FixedPoint:
 
         Raises:
             DataError: a value is not finite.
-            ConfigError: the weight is not in 1..max_weight.
+            ConfigError: no vector of real numbers, or the weight is not in 1..max_weight.
         """
         if not 1 <= weight <= self.max_weight:
             raise ConfigError(
                 f"expected 1 <= weight <= max_weight={self.max_weight}, got {weight}", key="weight"
             )
-        floats = np.asarray(values, dtype=np.float64)
+        floats = _real_vector(values)
         n_bad = int(np.count_nonzero(~np.isfinite(floats)))
         if n_bad:
             raise DataError(f"{n_bad} of {floats.size} values are not finite")
@@ -244,13 +249,31 @@ class FixedPoint:
         """Return the sum as floats, divided by `total_weight`; exact where it has at most 53 bits.
 
         Raises:
-            ConfigError: no integers (a total that was divided before), or a weight below 1.
+            ConfigError: no integers of the ring (a total that was divided before), or a weight below 1.
         """
         ring = np.asarray(total)
         if ring.dtype.kind not in "ui":
             raise ConfigError(f"expected integers of the ring, got {ring.dtype}", key="total")
+        _require_ring(ring, self.modulus_bits, key="total")
         if not total_weight >= 1:
             raise ConfigError(f"expected total_weight >= 1, got {total_weight}", key="total_weight")
         integers = centred(ring, self.modulus_bits)
         decoded: npt.NDArray[np.float64] = np.ldexp(integers.astype(np.float64), -self.fraction_bits)
         return decoded / total_weight
+
+
+def _real_vector(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return real numbers of shape (d,) as float64; numpy would drop an imaginary part and read text.
+
+    Raises:
+        ConfigError: another shape, or another kind of value.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of different lengths
+        raise ConfigError("expected shape (d,), got no array", key="values") from None
+    if array.dtype.kind not in "fiub":
+        raise ConfigError(f"expected real numbers, got {array.dtype}", key="values")
+    if array.ndim != 1:
+        raise ConfigError(f"expected shape (d,), got {array.shape}", key="values")
+    return array.astype(np.float64, copy=False)

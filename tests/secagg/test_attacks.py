@@ -277,6 +277,12 @@ def test_a_client_outside_the_cohort_is_refused() -> None:
         secagg.Client(make_session(), 9)
 
 
+@pytest.mark.parametrize(("client_id", "kind"), [("1", "str"), (1.5, "float"), (None, "NoneType")])
+def test_an_id_that_is_no_integer_is_said_to_be_none(client_id: Any, kind: str) -> None:
+    with pytest.raises(ConfigError, match=f"client_id: expected an integer, got {kind}"):
+        secagg.Client(make_session(), client_id)
+
+
 # T15: tampered shares.
 
 

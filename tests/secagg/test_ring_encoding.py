@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,6 +171,34 @@ def test_a_total_that_was_divided_before_is_not_decoded() -> None:
         GRID.decode(total / 4)
     with pytest.raises(ConfigError, match="total_weight >= 1, got 0"):
         GRID.decode(total, total_weight=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ([0.5 + 2j], "real numbers, got complex128"),
+        (["0.5"], "real numbers, got <U3"),
+        ([None], "real numbers, got object"),
+        (0.5, r"shape \(d,\), got \(\)"),
+        ([[0.5]], r"shape \(d,\), got \(1, 1\)"),
+        ([[0.5], [0.5, 0.25]], r"shape \(d,\), got no array"),
+    ],
+)
+def test_what_is_no_vector_of_real_numbers_is_not_encoded(values: Any, found: str) -> None:
+    with pytest.raises(ConfigError, match=f"values: expected {found}"):
+        GRID.encode(values)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int64, np.uint8, np.bool_])
+def test_real_numbers_of_any_type_are_encoded(dtype: type) -> None:
+    assert GRID.decode(GRID.encode(np.array([0, 1], dtype=dtype)).vector).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("total", [[2**40], [-1], [2**32], np.array([2**32], dtype=np.uint64)])
+def test_integers_outside_the_ring_are_not_decoded(total: Any) -> None:
+    with pytest.raises(ConfigError, match=r"total: expected values in 0\.\.2\^32 - 1"):
+        GRID.decode(total)
+    assert GRID.decode(np.array([2**32 - 1])).tolist() == [-(2.0**-16)]
 
 
 @pytest.mark.parametrize(
