@@ -16,6 +16,7 @@ import typer
 from secure_fed_diffusion.data.facts import facts
 from secure_fed_diffusion.data.settings import DIRECTORY_VARIABLE, DatasetName, require_one_of
 from secure_fed_diffusion.data.sources import SOURCES, Source
+from secure_fed_diffusion.errors import ConfigError
 
 if TYPE_CHECKING:
     from secure_fed_diffusion.data.fetch import Fetched
@@ -41,14 +42,19 @@ _PLAIN_LINES = 10  # of progress for a file, in a log
 def list_sets(directory: Folder = None, as_json: AsJson = False) -> None:
     """Show each known set: images by split, shape, classes, licence, size, and whether it is here."""
     named = directory or os.environ.get(DIRECTORY_VARIABLE)
-    folder = Path(named).expanduser() if named else None
+    wanted = Path(named).expanduser() if named else None
+    folder = wanted if wanted is not None and wanted.is_dir() else None
     rows = [_row(source, folder) for source in SOURCES.values()]
     if as_json:
         typer.echo(json.dumps({"directory": None if folder is None else str(folder), "sets": rows}))
         return
     _print_table(rows)
-    if folder is None:
+    if wanted is None:
         typer.echo(f"No data folder: set {DIRECTORY_VARIABLE}, or name one by --dir.")
+    elif folder is None:
+        by = "--dir" if directory else DIRECTORY_VARIABLE
+        lacks = "is no folder" if wanted.exists() else "is not there"
+        typer.echo(f"No data folder: {wanted}, which {by} names, {lacks}.")
 
 
 @app.command("fetch")
@@ -68,6 +74,8 @@ def fetch_set(
     source = SOURCES[name]
     if source.layout == "installed":
         folder = Path()  # nothing will be written: `fetch` says why
+    elif directory is None and not os.environ.get(DIRECTORY_VARIABLE):
+        raise ConfigError(f"expected the folder to put {name} into, or {DIRECTORY_VARIABLE} set", key="--dir")
     else:
         folder = data_directory(None if directory is None else str(directory), name)
     with _FetchProgress(silent=as_json) as progress:

@@ -295,17 +295,25 @@ def test_the_list_says_when_a_set_is_there_in_part(monkeypatch, capsys, tmp_path
     assert "missing" in lines["cifar10"]
 
 
+@pytest.mark.parametrize("by", ["--dir", DIRECTORY_VARIABLE])
+def test_the_list_says_when_its_folder_is_none(by, monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    for name, lacks in (("nothere", "is not there"), ("file", "is no folder")):
+        monkeypatch.setenv(DIRECTORY_VARIABLE, str(tmp_path / name))
+        words = ("--dir", tmp_path / name) if by == "--dir" else ()
+        status, out, _ = sfd(monkeypatch, capsys, "data", "list", *words)
+        assert status == 0
+        assert "missing" not in out
+        assert out.splitlines()[-1] == f"No data folder: {tmp_path / name}, which {by} names, {lacks}."
+
+
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
         (("fetch", "cifar"), 2, "NAME: expected one of .*did you mean 'cifar10'"),
         (("fetch", "digits"), 2, "NAME: digits has no public address: it travels with scikit-learn"),
         (("fetch", "pneumonia", "--dir", "."), 2, r"put pneumonia_subset\.npz into the data folder"),
-        (
-            ("fetch", "svhn"),
-            1,
-            r"svhn needs train_32x32\.mat, .*: set data\.directory, or .*SFD_DATA_DIR",
-        ),
+        (("fetch", "svhn"), 2, "--dir: expected the folder to put svhn into, or SFD_DATA_DIR set"),
         (("fetch", "svhn", "--dir", "/dev/null/x"), 1, "cannot be made"),
     ],
 )
