@@ -6,6 +6,7 @@ asked holds, 1 when it does not, 2 when the question itself was wrong, 130 after
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from importlib.metadata import entry_points
@@ -64,6 +65,12 @@ def add_commands() -> None:
         app.command(entry.name)(entry.load())
 
 
+def _advised_once(message: str) -> str:
+    """Return a message with one "Did you mean": click 8.5 and typer both add theirs, in their own words."""
+    said, *advice = re.split(r" (?=\(?Did you mean )", message)
+    return " ".join([said, *advice[:1]])
+
+
 def main() -> None:
     """Run `sfd`; the entry point of the distribution."""
     try:
@@ -75,7 +82,7 @@ def main() -> None:
     except click.UsageError as error:
         if not error.format_message():
             raise SystemExit(2) from None  # no arguments: the help was printed
-        fail(error.format_message(), 2)
+        fail(_advised_once(error.format_message()), 2)
     except (click.Abort, KeyboardInterrupt):
         fail("stopped", STOPPED)
     except ConfigError as error:

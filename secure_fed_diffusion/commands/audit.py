@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from secure_fed_diffusion.commands.terminal import AsJson, RunFolder, quiet
+from secure_fed_diffusion.errors import ConfigError
 
 if TYPE_CHECKING:
     from secure_fed_diffusion.audit.report import FolderAudit
@@ -24,8 +26,10 @@ def audit(
     from secure_fed_diffusion.audit.report import audit_folder
     from secure_fed_diffusion.federation.records import read_records
 
+    if head is not None and re.fullmatch(r"[0-9a-fA-F]{64}", head) is None:
+        raise ConfigError(f"expected 64 hexadecimal digits, got {head!r}", key="--head")
     quiet()
-    records = read_records(directory, head=head)
+    records = read_records(directory, head=None if head is None else head.lower())
     found = audit_folder(directory, records.own)
     drawing = _draw_audit(found, directory / "audit.svg")
     if as_json:

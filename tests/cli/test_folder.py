@@ -68,7 +68,7 @@ def test_the_audit_says_what_it_can_and_cannot_exclude(sfd: Ask, folder: Path) -
     without = sfd("audit", folder, "--json")
     assert without.status == 0
     assert json.loads(without.out)["truncation_excluded"] is False
-    anchored = sfd("audit", folder, "--head", head, "--json")
+    anchored = sfd("audit", folder, "--head", head.upper(), "--json")
     assert anchored.status == 0
     report = json.loads(anchored.out)
     assert report["truncation_excluded"] is True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from secure_fed_diffusion import __version__
+from secure_fed_diffusion import __version__, cli
 from tests.cli.asking import Answer, Ask, assert_refused
 from tests.federation.small import CONFIG
 
@@ -115,10 +115,25 @@ def test_an_empty_folder_is_no_run(words: list[str], sfd: Ask, tmp_path: Path) -
         (["bench", "secag"], ["secag", "secagg", "dpsgd"]),
         (["bench", "round", "--threads", "2"], ["--threads", "round has a number of threads of its own"]),
         (["audit", "a", "--haed", "0"], ["--haed"]),
+        (["audit", "a", "--head", "abc"], ["--head: expected 64 hexadecimal digits, got 'abc'"]),
+        (["audit", "a", "--head", ""], ["--head: expected 64 hexadecimal digits, got ''"]),
     ],
 )
 def test_a_wrong_word_on_the_command_line_is_one_line(words: list[str], parts: list[str], sfd: Ask) -> None:
     assert_refused(sfd(*words), 2, *parts)
+
+
+@pytest.mark.parametrize("words", [["runn"], ["data", "lst"], ["institution", "kes"], ["repor"]])
+def test_a_mistyped_command_gets_one_advice(words: list[str], sfd: Ask) -> None:
+    answer = sfd(*words)
+    assert_refused(answer, 2, f"No such command '{words[-1]}'. Did you mean '")
+    assert answer.err.count("Did you mean") == 1
+
+
+def test_one_of_two_advices_is_kept_whole_however_many_commands_they_name() -> None:
+    both = "No such command 'x'. Did you mean 'b', 'a'? (Did you mean one of: 'a', 'b'?)"
+    assert cli._advised_once(both) == "No such command 'x'. Did you mean 'b', 'a'?"
+    assert cli._advised_once("Missing option '--out'.") == "Missing option '--out'."
 
 
 def test_the_version_is_one_line(sfd: Ask) -> None:
