@@ -78,7 +78,7 @@ def _title(found: RunSet) -> str:
     modes = list(dict.fromkeys(m.run.mode for m in found.members))
     at = f" at ε = {', '.join(found.budgets)}" if found.budgets else ""
     kind = "modes" if len(modes) > 1 else "mode"
-    return f"{len(found.members)} runs, {kind} {', '.join(modes)}{at}"
+    return f"{wording.count_text(len(found.members), 'run')}, {kind} {', '.join(modes)}{at}"
 
 
 def _subtitle(members: Sequence[Member]) -> str:
@@ -90,7 +90,7 @@ def _subtitle(members: Sequence[Member]) -> str:
 
 
 def _unprotected(members: Sequence[Member]) -> str:
-    bare = [m.label for m in members if m.epsilon is None]
+    bare = [m.label for m in members if m.epsilon is None and (m.run.mode == "none" or not m.run.begun_alone)]
     if not bare:
         return ""
     names = "”, “".join(bare[:6]) + (f" and {len(bare) - 6} more" if len(bare) > 6 else "")
@@ -160,11 +160,13 @@ def _row(member: Member, metrics: Sequence[str], order: int) -> dict[str, Any]:
     seconds = seconds if wording.number(seconds) is not None else None
     cells = [_epsilon_cell(member.epsilon), _cell(member.clients, str(member.clients or "–"))]
     cells += [_metric_cell(key, member.run.metrics.get(key)) for key in metrics]
-    cells += [_cell(sent, wording.bytes_text(sent)), _cell(seconds, wording.duration_text(seconds))]
-    state = "" if member.run.finished else "not finished"
+    cells += [_cell(sent, wording.bytes_text(sent)), _cell(seconds, wording.minutes_text(seconds))]
+    notes = [] if member.place == member.run.mode else [member.place]
+    notes += [] if member.run.finished else ["not finished"]
+    notes += [member.run.unrecorded] if member.run.unrecorded else []
     return {
         "label": member.label,
-        "note": state if member.place == member.run.mode else f"{member.place}{', ' * bool(state)}{state}",
+        "note": ", ".join(notes),
         "budget": member.budget_key,
         "order": order,
         "cells": cells,
@@ -189,7 +191,7 @@ def _group_row(group: Sequence[Member], metrics: Sequence[str], order: int) -> d
         cells.append(cell)
     for values, show in (
         ([_sent(m) for m in group], wording.bytes_text),
-        ([wording.number(m.run.fact("seconds")) for m in group], wording.duration_text),
+        ([wording.number(m.run.fact("seconds")) for m in group], wording.minutes_text),
     ):
         mean, _ = _mean_interval([value for value in values if value is not None])
         cells.append(_cell(mean, show(mean)))
@@ -198,7 +200,7 @@ def _group_row(group: Sequence[Member], metrics: Sequence[str], order: int) -> d
     )
     return {
         "label": label,
-        "note": f"{len(group)} run{'s' if len(group) > 1 else ''}",
+        "note": wording.count_text(len(group), "run"),
         "budget": first.budget_key,
         "order": order,
         "cells": cells,

@@ -52,6 +52,7 @@ def render_page(template: str, **content: Any) -> str:
         "percent": wording.percent_text,
         "size": wording.bytes_text,
         "duration": wording.duration_text,
+        "minutes": wording.minutes_text,
         "metric": wording.metric_name,
         "unit": wording.unit_text,
         "toml": toml_text,

@@ -35,6 +35,7 @@ class RunFolder:
     summary: Mapping[str, Any]
     server_view: Mapping[str, Any]
     samples: tuple[tuple[int, Path], ...]
+    run_id: str | None
     ledger_lines: int
     ledger_sha256: str | None
 
@@ -55,6 +56,19 @@ class RunFolder:
     def finished(self) -> bool:
         """Return whether the run says that it came to its end."""
         return self.summary.get("finished") is True
+
+    @property
+    def begun_alone(self) -> bool:
+        """Return whether the run wrote down that it began and no more: not one round is over."""
+        return not self.rounds and not self.summary
+
+    @property
+    def unrecorded(self) -> str | None:
+        """Return what the run's ledger lacks, where it is gone or lost every line, else None."""
+        if self.ledger_lines:
+            return None
+        state = "missing" if self.ledger_sha256 is None else "empty"
+        return f"ledger.jsonl is {state}: nothing here can be recomputed"
 
     @property
     def epsilon(self) -> Mapping[str, Any]:
@@ -141,9 +155,19 @@ def read_run(run_dir: Path) -> RunFolder:
         summary=_read_object(run_dir / "summary.json"),
         server_view=_read_object(run_dir / "server_view.json"),
         samples=_find_samples(run_dir / "samples"),
+        run_id=_run_id(ledger_bytes or b""),
         ledger_lines=len(ledger_bytes.splitlines()) if ledger_bytes else 0,
-        ledger_sha256=hashlib.sha256(ledger_bytes).hexdigest() if ledger_bytes else None,
+        ledger_sha256=None if ledger_bytes is None else hashlib.sha256(ledger_bytes).hexdigest(),
     )
+
+
+def _run_id(ledger: bytes) -> str | None:
+    """Return the run's id out of a ledger's first line, None where that holds none."""
+    try:
+        named = json.loads(ledger.split(b"\n", 1)[0])["run_id"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return named if isinstance(named, str) else None
 
 
 def _view_order(view: str) -> tuple[int, int, str]:

@@ -88,6 +88,11 @@ def figure_text(value: Any) -> str:
     return f"{measured:,.{min(digits, 6)}f}"
 
 
+def count_text(n: int, what: str) -> str:
+    """Return how many there are of something whose plural is in -s."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def percent_text(value: Any) -> str:
     """Format a share in [0, 1] as a percentage."""
     share = number(value)
@@ -111,8 +116,14 @@ def duration_text(value: Any) -> str:
     seconds = number(value)
     if seconds is None:
         return "–"
-    if seconds < 120:
-        return f"{seconds:.1f} s"
+    return f"{seconds:.1f} s" if seconds < 120 else minutes_text(seconds)
+
+
+def minutes_text(value: Any) -> str:
+    """Format seconds in whole minutes: a run's own time is written down no finer."""
+    seconds = number(value)
+    if seconds is None:
+        return "–"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 

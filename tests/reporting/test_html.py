@@ -247,9 +247,31 @@ def test_a_run_in_progress_is_reported_without_what_it_has_not_got(
     assert ("has not finished" in text) == (missing in ("summary.json", "all"))
     assert ("No sample grid" in text) == (missing in ("samples", "all"))
     assert ("holds no ledger" in text) == (missing in ("ledger.jsonl", "all"))
+    lost = "ledger.jsonl is missing: nothing here can be recomputed."
+    assert (lost in text) == (missing in ("ledger.jsonl", "all"))
     if missing == "all":
         assert "nothing is promised" in text
         assert "has not finished its first round" in text
+        assert "no round finished yet, mode distributed" in text
+        assert "No round finished yet" in text
+        assert "no privacy" not in text
+        assert "without a privacy guarantee" not in text
+        assert "ε = ∞" not in text
+
+
+def test_an_emptied_ledger_is_told_beside_the_headline(new_run: Callable[..., Path]) -> None:
+    folder = new_run(rounds=6)
+    (folder / "ledger.jsonl").write_text("")
+    text = " ".join(_write(folder)[1].text.split())
+    assert "ledger.jsonl is empty: nothing here can be recomputed." in text[: text.index("What this ε means")]
+
+
+def test_a_runs_time_is_shown_in_whole_minutes(new_run: Callable[..., Path]) -> None:
+    folder = new_run(rounds=6)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"seconds": 60}))
+    text = " ".join(_write(folder)[1].text.split())
+    assert "61,234 parameters, 1 min." in text
 
 
 @pytest.mark.parametrize(

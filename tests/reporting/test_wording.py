@@ -62,7 +62,13 @@ def test_the_meaning_of_a_large_epsilon_does_not_sound_safe() -> None:
         (wording.percent_text(0.8812), "88.1 %"),
         (wording.bytes_text(480), "480 B"),
         (wording.bytes_text(1_380_000), "1.38 MB"),
+        (wording.duration_text(90), "90.0 s"),
         (wording.duration_text(3700), "62 min"),
+        (wording.minutes_text(60), "1 min"),
+        (wording.minutes_text(7380), "2 h 3 min"),
+        (wording.minutes_text(None), "–"),
+        (wording.count_text(1, "run"), "1 run"),
+        (wording.count_text(0, "round"), "0 rounds"),
         (wording.metric_name("fid_lenet84_mnist"), "FID (lenet84_mnist)"),
     ],
 )
