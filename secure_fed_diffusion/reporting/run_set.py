@@ -1,8 +1,9 @@
 """Reads several runs at once: where they are, how their configurations differ, which repeat each other.
 
 A folder is a run if it holds a `config.toml` beside a `metrics.jsonl`, a `ledger.jsonl` or a `summary.json`;
-any other folder (a sweep's, say) is looked through, three levels down.  A run that cannot be read is left out
-by name, never silently.  Nothing is verified; `sfd audit` does that, one run at a time.
+any other folder (a sweep's, say) is looked through, three levels down.  A run that cannot be read, and a copy
+of another one, is left out by name, never silently.  Nothing is verified; `sfd audit` does that, one run at a
+time.
 
     found = read_runs([Path("runs/a"), Path("runs/sweep")])
     [member.label for member in found.members], found.differing, found.left_out
@@ -130,11 +131,16 @@ def read_runs(paths: Sequence[Path]) -> RunSet:
     """
     members: list[Member] = []
     left_out: list[str] = []
+    folders: dict[str, Path] = {}  # by the run's id
     for folder in find_runs(paths):
         try:
             run = read_run(folder)
         except RunError as error:
             left_out.append(str(error))
+            continue
+        if run.run_id is not None and folders.setdefault(run.run_id, folder) != folder:
+            same = folders[run.run_id]
+            left_out.append(f"{folder}: the same run as {same}, by the id in its ledger; it counts once")
             continue
         members.append(Member(label="", place="", folder=folder, run=run, settings=dict(_flat(run.config))))
     if not members:
@@ -232,7 +238,7 @@ def _labelled(members: Sequence[Member], differing: Sequence[str]) -> tuple[Memb
         if member.budget_key != _BASELINE:
             parts.append(f"ε ≤ {member.budget_key}")
         elif member.run.mode != "none":
-            parts.append(NO_GUARANTEE)
+            parts.append("no round finished yet" if member.run.begun_alone else NO_GUARANTEE)
         parts += _extras(member, telling)
         parts += [
             f"seed {member.settings[key]}" for key in differing if key in SEEDS & member.settings.keys()

@@ -98,7 +98,7 @@ def test_what_differs_is_found_and_seeds_make_repetitions(sweep: Path) -> None:
 
 def test_a_run_that_cannot_be_read_is_named_and_the_others_are_shown(page: tuple[str, Page]) -> None:
     text = " ".join(page[1].text.split())
-    assert "Left out because they cannot be read" in text
+    assert "Left out:" in text
     assert "zz-broken" in text
 
 
@@ -211,6 +211,41 @@ def test_one_bad_run_does_not_squeeze_the_others_to_a_line(
     monkeypatch.setattr(compare_figures, "_value_axis", watched)
     write_comparison([tmp_path], tmp_path / "c.html")
     assert scales["fid_lenet84_digits"] == scale
+
+
+def test_a_copy_of_a_run_is_no_second_run(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        ledger = write_run(tmp_path / name, rounds=2) / "ledger.jsonl"
+        ledger.write_text(json.dumps({"run_id": name * 32}) + "\n" + ledger.read_text())
+    shutil.copytree(tmp_path / "a", tmp_path / "a_copy")
+    found = read_runs([tmp_path])
+    assert [member.folder.name for member in found.members] == ["a", "b"]
+    assert found.left_out == (
+        f"{tmp_path / 'a_copy'}: the same run as {tmp_path / 'a'}, by the id in its ledger; it counts once",
+    )
+    (tmp_path / "a" / "ledger.jsonl").write_text("torn")  # what names no run is told apart by its folder
+    (tmp_path / "b" / "ledger.jsonl").write_text('{"run_id": 7}\n')
+    assert len(read_runs([tmp_path]).members) == 3
+
+
+def test_one_run_is_one_run_and_its_time_is_whole_minutes(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "a", rounds=2) / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 60}))
+    text = " ".join(Page(write_comparison([tmp_path], tmp_path / "c.html").read_text()).text.split())
+    assert "1 run, mode distributed at ε = 10" in text
+    assert "1 min" in text
+    assert "60.0 s" not in text
+
+
+def test_a_private_run_in_its_first_round_is_no_baseline_without_privacy(tmp_path: Path) -> None:
+    begun = write_run(tmp_path / "begun", rounds=2)
+    for name in ("metrics.jsonl", "summary.json"):
+        (begun / name).unlink()
+    (write_run(tmp_path / "lost", rounds=2) / "ledger.jsonl").unlink()
+    text = " ".join(Page(write_comparison([tmp_path], tmp_path / "c.html").read_text()).text.split())
+    assert "Without any privacy guarantee" not in text
+    assert "distributed · no round finished yet" in text
+    assert "lost, ledger.jsonl is missing: nothing here can be recomputed" in text
 
 
 def test_cells_of_two_sweeps_with_one_name_are_told_apart(tmp_path: Path) -> None:

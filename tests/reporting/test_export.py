@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -68,8 +69,23 @@ def test_the_command_writes_a_table_and_counts_it(
     out = tmp_path / "a.csv"
     assert _sfd(monkeypatch, "export", str(finished_run), "--csv", str(out), "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"rows": 41, "files": [str(out)], "left_out": []}
+    assert _sfd(monkeypatch, "export", str(finished_run), "--csv", str(out)) == 0
+    assert capsys.readouterr().out == f"41 rounds of 1 run: {out}\n"
     assert _sfd(monkeypatch, "export", str(finished_run)) == 2
     assert "--tensorboard" in capsys.readouterr().err
+
+
+def test_a_copy_that_is_left_out_is_named_by_the_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], new_run: Callable[..., Path]
+) -> None:
+    folder = new_run(rounds=2)
+    (folder / "ledger.jsonl").write_text('{"run_id": "a"}\n')
+    copy = shutil.copytree(folder, folder.with_name("copy"))
+    for words in (["report", "--out"], ["export", "--csv"]):
+        out = folder.with_name(words[0])
+        assert _sfd(monkeypatch, words[0], str(folder), str(copy), words[1], str(out)) == 0
+        assert capsys.readouterr().err.startswith(f"sfd: left out: {copy}: the same run as {folder}")
+        assert out.exists()
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
