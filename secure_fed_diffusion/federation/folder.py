@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from secure_fed_diffusion.federation.heads import HeadBook, read_roster, write_r
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.testimony import CLIENTS, HEADS, KEY, PEERS, ROSTER
 from secure_fed_diffusion.secagg.signing import Roster, SigningKey
+
+_MOST_KEYS = 3  # of the settings that differ: an error is one line
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +131,8 @@ def open_ledger(
         ledger = Ledger.open(folder.ledger)
         try:
             if ledger.terms != plan.terms(ledger.terms.run_id, digest, by_server=by_server):
-                raise RunError(
-                    f"{folder.root} was begun under other settings; resume with its own config.toml"
-                )
+                differs = _what_differs(folder.config, ledger.terms.config_digest, config_text)
+                raise RunError(f"{folder.root} was begun under other settings: {differs}")
             folder.write_config(config_text)  # a kill may have come before it was there
         except BaseException:
             ledger.close()
@@ -140,6 +142,33 @@ def open_ledger(
         raise RunError(f"{folder.root} is not empty: choose another folder, or --resume the run in it")
     folder.root.mkdir(parents=True, exist_ok=True)
     return _begin(folder, plan, config_text, digest, by_server)
+
+
+def _what_differs(begun: Path, begun_digest: str, config_text: str) -> str:
+    """Name the first settings that are not those of the run, or what else it is, and what to do.
+
+    Only what the ledger's digest proves to be the run's own configuration is quoted.
+    """
+    content = begun.read_bytes() if begun.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != begun_digest:
+        return f"{begun.name} is no longer the one that it was begun with; resume with that one"
+    was, now = (dict(_settings(tomllib.loads(text))) for text in (content.decode(), config_text))
+    keys = [key for key in {**was, **now} if was.get(key) != now.get(key)]
+    if not keys:
+        return "not those of its config.toml, but the engine or the version that computes with them"
+    named = [
+        f"{key} was {was.get(key, 'not set')}, is {now.get(key, 'not set')}" for key in keys[:_MOST_KEYS]
+    ]
+    named += [f"and {len(keys) - _MOST_KEYS} more"] if len(keys) > _MOST_KEYS else []
+    return f"{', '.join(named)}; resume with its own config.toml"
+
+
+def _settings(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _begin(folder: Folder, plan: Plan, config_text: str, digest: str, by_server: bool) -> tuple[Ledger, str]:

@@ -120,8 +120,23 @@ def test_a_run_is_not_resumed_under_other_settings(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         finish(make(folder), Watcher(stop_after=1))
-    with pytest.raises(RunError, match="begun under other settings"):
+    with pytest.raises(
+        RunError,
+        match=r"begun under other settings: privacy\.epsilon was 10\.0, is 20\.0; resume with its own config",
+    ):
         make(folder, "distributed", "privacy.epsilon=20.0", resume=True)
+    many = ("run.seed=7", "privacy.delta=1e-6", "warmup.steps=3", "privacy.noise_multiplier=30.0")
+    named = "run.seed was 0, is 7, privacy.delta was 1e-05, is 1e-06, warmup.steps was 2, is 3, and 1 more;"
+    with pytest.raises(RunError, match=named):
+        make(folder, "distributed", *many, resume=True)
+    with pytest.raises(RunError, match=r"privacy\.noise_multiplier was not set, is 30\.0;"):
+        make(folder, "distributed", many[-1], resume=True)
+    (folder / "config.toml").write_text("secret = 'of another file'")
+    with pytest.raises(
+        RunError, match=r"config\.toml is no longer the one that it was begun with"
+    ) as altered:
+        make(folder, "distributed", "privacy.epsilon=20.0", resume=True)
+    assert "secret" not in str(altered.value)
     with pytest.raises(RunError, match="no run to resume"):
         make(tmp_path / "nowhere", resume=True)
 
