@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -405,3 +406,17 @@ def test_replace_one_has_no_filter_so_a_second_run_is_refused(path: Path) -> Non
     assert book.reserve(run("a", 1, step, MODEL)) < 1.0
     with pytest.raises(BudgetExceededError, match="ε = inf"):
         book.reserve(run("b", 1, step, MODEL))
+
+
+def test_what_it_costs_that_a_second_plan_may_hang_on_the_first_run(path: Path) -> None:
+    """The figures of docs/privacy.md, section 6: two alike runs of 200 steps, q = .02, z = 1.4."""
+    step = gaussian(1.4, rate=0.02)
+    alone, fixed = (epsilon({step: n}, delta=1e-5, view=MODEL, accountant="pld") for n in (200, 400))
+    assert (round(alone, 2), round(fixed, 2)) == (0.96, 1.36)
+    for budget, admitted in ((1.5, False), (1.55, True)):
+        book = SharedLedger(
+            path.with_name(f"{budget}.jsonl"), dataset(budget_epsilon=budget, accountant="pld")
+        )
+        book.reserve(run("a", 200, step, MODEL))
+        with nullcontext() if admitted else pytest.raises(BudgetExceededError):
+            book.reserve(run("b", 200, step, MODEL))
