@@ -19,7 +19,7 @@ from pathlib import Path
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.dp.shared import SharedLedger
 from secure_fed_diffusion.dp.spending import DatasetTerms, Reservation
-from secure_fed_diffusion.errors import LedgerError, SecureFedDiffusionError
+from secure_fed_diffusion.errors import LedgerError
 from secure_fed_diffusion.federation.plan import Plan
 
 
@@ -55,23 +55,19 @@ class SharedBudget:
         self._ledger.price(self._reservation("not begun"))
 
     def reserve(self, ledger: Ledger) -> None:
-        """Count the run of `ledger` in full, if it is not counted so already; a refusal closes `ledger`.
+        """Count the run of `ledger` in full, if it is not counted so already.
 
         Raises:
             BudgetExceededError: another run took the rest in the meantime.
             LedgerError: the run has charges and no reservation: the data set's ledger was lost.
         """
         run_id = ledger.terms.run_id
-        try:
-            if ledger.lines > 1 and self._ledger.holds(run_id) is None:
-                raise LedgerError(
-                    "this run has charges, and the data set's ledger (privacy.shared_ledger) does not know "
-                    "it: the file was lost or exchanged, and with it what other runs spent"
-                )
-            self._ledger.reserve(self._reservation(run_id))
-        except SecureFedDiffusionError:
-            ledger.close()
-            raise
+        if ledger.lines > 1 and self._ledger.holds(run_id) is None:
+            raise LedgerError(
+                "this run has charges, and the data set's ledger (privacy.shared_ledger) does not know "
+                "it: the file was lost or exchanged, and with it what other runs spent"
+            )
+        self._ledger.reserve(self._reservation(run_id))
 
     def settle(self, ledger: Ledger) -> None:
         """Count this run, which is over, for what its own ledger shows; a second call does nothing.

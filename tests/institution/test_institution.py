@@ -304,7 +304,8 @@ def test_a_run_whose_own_ledger_is_lost_stays_counted_in_full(consortium: Coordi
     assert not after.holdings[consortium.run_id].settled
 
 
-def test_a_rolled_back_ledger_is_noticed_at_the_next_announcement(consortium: Coordinator) -> None:
+def played_and_put_down(consortium: Coordinator) -> tuple[Path, bytes]:
+    """A round later, client 0's process gone: its ledger's path, and what was in it before."""
     consortium.join()
     ledger = run_folder(consortium, 0) / "ledger.jsonl"
     before = ledger.read_bytes()
@@ -312,6 +313,11 @@ def test_a_rolled_back_ledger_is_noticed_at_the_next_announcement(consortium: Co
     while frames:
         frames = consortium.server.take(exchange(consortium, frames))
     consortium.restart(0)
+    return ledger, before
+
+
+def test_a_rolled_back_ledger_is_noticed_at_the_next_announcement(consortium: Coordinator) -> None:
+    ledger, before = played_and_put_down(consortium)
     shutil.rmtree(run_folder(consortium, 0) / "client")
     ledger.write_bytes(before)
     with pytest.raises(LedgerError, match="rolled back"):
@@ -320,13 +326,7 @@ def test_a_rolled_back_ledger_is_noticed_at_the_next_announcement(consortium: Co
 
 @pytest.mark.parametrize("way", ["leave", "close by hand"])
 def test_a_rolled_back_ledger_frees_nothing(consortium: Coordinator, way: str) -> None:
-    consortium.join()
-    ledger = run_folder(consortium, 0) / "ledger.jsonl"
-    before = ledger.read_bytes()
-    frames = consortium.server.open(1, 0)
-    while frames:
-        frames = consortium.server.take(exchange(consortium, frames))
-    consortium.restart(0)
+    ledger, before = played_and_put_down(consortium)
     charged = ledger.read_bytes()
     ledger.write_bytes(before)
     end = {
