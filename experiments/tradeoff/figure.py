@@ -42,11 +42,14 @@ def draw(results_json: Path, out: Path) -> Path:
     near = home(records)
     with mpl.rc_context({**STYLE, "svg.fonttype": "path", "svg.hashsalt": "tradeoff"}):
         canvas = Figure(figsize=(12.4, 8.4), layout="constrained")
-        (accuracy, fid), (gap, leak) = canvas.subplots(2, 2)
-        _paint_accuracy(accuracy, near)
-        _paint_fid(fid, near)
-        _paint_gap(gap, records)
-        _paint_leak(leak, near)
+        panels = canvas.subplot_mosaic(
+            [["accuracy", "fid"], ["key", "key"], ["gap", "leak"]], height_ratios=[1, 0.12, 1]
+        )
+        _paint_accuracy(panels["accuracy"], near)
+        _paint_fid(panels["fid"], near)
+        _paint_key(panels["key"], panels["accuracy"])
+        _paint_gap(panels["gap"], records)
+        _paint_leak(panels["leak"], near)
         canvas.suptitle(
             textwrap.fill(finding(records), 118), x=0.01, ha="left", fontsize=12, fontweight="bold"
         )
@@ -65,13 +68,21 @@ def _paint_accuracy(axes: Axes, records: Sequence[Record]) -> None:
         _paint_curve(axes, records, curve)
     _paint_baseline(axes, records, TSTR)
     _epsilon_axis(axes, records)
-    shown = [
-        float(r[c.key]) for c in (*MODES, *SIMPLE) for r in records if r["mode"] == c.mode and c.key in r
-    ]
-    axes.set_ylim(max(0.0, math.floor(10 * (min(shown, default=0.0) - 0.02)) / 10), 1.0)
+    values = {c: [float(r[c.key]) for r in records if r["mode"] == c.mode and c.key in r] for c in curves}
+    lines = [v for c, some in values.items() for v in some if len(_known(records, c)) > 1]
+    bottom = max(0.0, math.floor(10 * (min(lines, default=0.0) - 0.02)) / 10)
+    axes.set_ylim(bottom, 1.0)
+    below = [f"{c.label} {100 * sum(v) / len(v):.1f} %" for c, v in values.items() if v and max(v) < bottom]
+    if below:  # a single point far down would press all curves into one line
+        axes.text(0.99, 0.02, f"below: {', '.join(below)}", transform=axes.transAxes, ha="right", fontsize=8)
     percent_axis(axes, "y")
     axes.set_title("Accuracy on real test images, %", loc="left", fontsize=10, fontweight="bold")
-    axes.legend(frameon=False, fontsize=8, ncols=2)
+
+
+def _paint_key(axes: Axes, of: Axes) -> None:
+    """Say whose the curves of the two upper panels are, where it lies on none of them."""
+    axes.set_axis_off()
+    axes.legend(*of.get_legend_handles_labels(), loc="center", frameon=False, fontsize=8, ncols=6)
 
 
 def _paint_fid(axes: Axes, records: Sequence[Record]) -> None:
@@ -160,12 +171,17 @@ def _paint_leak(axes: Axes, records: Sequence[Record]) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def _paint_curve(axes: Axes, records: Sequence[Record], curve: Curve) -> None:
-    known = [
+def _known(records: Sequence[Record], curve: Curve) -> list[tuple[float, Any]]:
+    """Return the curve's points at finite ε."""
+    return [
         (epsilon, cell)
         for epsilon in epsilons(records)
         if (cell := summarise(records, curve.mode, epsilon, curve.key))
     ]
+
+
+def _paint_curve(axes: Axes, records: Sequence[Record], curve: Curve) -> None:
+    known = _known(records, curve)
     end = summarise(records, curve.mode, None, curve.key)
     line: dict[str, Any] = {"color": LIGHT[curve.colour], "marker": curve.marker, "capsize": 2.5}
     style = (0, (3, 2)) if curve.simple else "-"
@@ -209,9 +225,14 @@ def _infinity(records: Sequence[Record]) -> float:
 def _epsilon_axis(axes: Axes, records: Sequence[Record]) -> None:
     known = epsilons(records)
     axes.set_xscale("log")
-    axes.set_xticks([*known, _infinity(records)], [*(f"{epsilon:g}" for epsilon in known), "∞"])
+    ticks = {epsilon: f"{epsilon:g}" for epsilon in known}
+    said = "ε of the whole run"
+    if any(r.get("epsilon") is None and r["mode"] != "none" for r in records):
+        ticks[_infinity(records)] = "∞"
+        said += "; hollow at ∞: clipped, hardly any noise"
+    axes.set_xticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
-    axes.set_xlabel("ε of the whole run; hollow at ∞: clipped, hardly any noise")
+    axes.set_xlabel(said)
 
 
 def _footnote(records: Sequence[Record]) -> str:
