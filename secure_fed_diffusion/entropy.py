@@ -23,6 +23,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES256
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
+from secure_fed_diffusion.errors import ConfigError
+
 Entropy = Callable[[int], bytes]
 """`entropy(n)` returns `n` fresh random bytes."""
 
@@ -45,7 +47,7 @@ class Keystream:
 
     def __init__(self, key: bytes) -> None:
         if len(key) != KEY_BYTES:
-            raise ValueError(f"expected a key of {KEY_BYTES} bytes, got {len(key)}")
+            raise ConfigError(f"expected {KEY_BYTES} bytes, got {len(key)}", key="key")
         self._encryptor = Cipher(AES256(key), CTR(bytes(16))).encryptor()
         self._zeros = memoryview(bytes(_CHUNK_BYTES))
 

@@ -40,7 +40,7 @@ from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.evaluation.classifiers import FairDropout, dpdm_cnn
 from secure_fed_diffusion.evaluation.evaluator import Evaluator
 from secure_fed_diffusion.evaluation.settings import EvaluationSettings
-from secure_fed_diffusion.evaluation.threads import torch_threads, usable_cores
+from secure_fed_diffusion.evaluation.threads import torch_threads, usable_threads
 
 MIN_REPETITIONS = 5
 GOAL_SECONDS = 360
@@ -77,7 +77,7 @@ def run(
     """
     if repetitions < MIN_REPETITIONS:
         raise ConfigError(f"expected repetitions >= {MIN_REPETITIONS}, got {repetitions}", key="repetitions")
-    case, threads = case or Case(), threads or usable_cores()
+    case, threads = case or Case(), threads or usable_threads()
     rng = np.random.default_rng(0)
     dataset = Dataset(
         case.dataset,

@@ -20,6 +20,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from secure_fed_diffusion.errors import ConfigError
+
 
 class RunningAverage(ABC):
     """An average that is `decay(t)` of what it was and the rest of the t-th vector of weights."""
@@ -99,7 +101,7 @@ def gamma_of_width(relative_stddev: float) -> float:
     """Return gamma with sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)) = relative_stddev (eq. 5).
 
     Raises:
-        ValueError: no profile with gamma >= 0 is that wide or that narrow.
+        ConfigError: no profile with gamma >= 0 is that wide or that narrow.
     """
 
     def width(gamma: float) -> float:
@@ -107,7 +109,9 @@ def gamma_of_width(relative_stddev: float) -> float:
 
     low, high = 0.0, 1e8
     if not width(high) <= relative_stddev <= width(low):
-        raise ValueError(f"expected {width(high):.3g} <= relative_stddev <= {width(low):.6g}")
+        raise ConfigError(
+            f"expected {width(high):.3g} to {width(low):.6g}, got {relative_stddev}", key="relative_stddev"
+        )
     for _ in range(200):  # the width falls with gamma
         middle = (low + high) / 2
         if width(middle) > relative_stddev:

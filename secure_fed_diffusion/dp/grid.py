@@ -69,7 +69,7 @@ class IntegerGrid:
         a row with a NaN or an infinity becomes zero; a row depends on no other row.
         """
         if vectors.ndim != 2:
-            raise ValueError(f"expected vectors of shape (n, d), got {vectors.ndim} axes")
+            raise ConfigError(f"expected shape (n, d), got {vectors.ndim} axes", key="vectors")
         rounded = np.zeros(vectors.shape, dtype=np.int64)
         for row, out in zip(vectors, rounded, strict=True):
             self._round_row(row.astype(np.float64), out)

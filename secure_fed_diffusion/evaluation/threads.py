@@ -12,10 +12,12 @@ from contextlib import contextmanager
 
 import torch
 
+from secure_fed_diffusion.cores import usable_cores
 
-def usable_cores() -> int:
-    """Return the cores that this process may use; `OMP_NUM_THREADS`, where it is set, is the most."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+def usable_threads() -> int:
+    """Return how many threads suit this process: one a core; at most `OMP_NUM_THREADS`, where it is set."""
+    cores = usable_cores()
     wished = os.environ.get("OMP_NUM_THREADS", "")
     return max(1, min(cores, int(wished))) if wished.isdecimal() and int(wished) else cores
 

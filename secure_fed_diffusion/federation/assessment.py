@@ -23,7 +23,7 @@ from secure_fed_diffusion.diffusion.class_conditional_pipeline import ClassGauss
 from secure_fed_diffusion.diffusion.objective import Objective
 from secure_fed_diffusion.diffusion.sampler import load_pipeline, sample
 from secure_fed_diffusion.evaluation.evaluator import Evaluator, Metrics
-from secure_fed_diffusion.evaluation.threads import torch_threads, usable_cores
+from secure_fed_diffusion.evaluation.threads import torch_threads, usable_threads
 from secure_fed_diffusion.federation.settings import RunSettings
 from secure_fed_diffusion.training.local import ClientData
 from secure_fed_diffusion.training.vectors import load_flat
@@ -169,7 +169,7 @@ class SamplesOnly:
 def evaluation_threads(settings: RunSettings) -> int:
     """Return on how many threads an evaluation computes: never fewer than training does."""
     workers, threads = settings.run.workers, max(1, settings.run.threads)
-    cores = usable_cores() if workers == "auto" else workers * threads
+    cores = usable_threads() if workers == "auto" else workers * threads
     return max(cores, torch.get_num_threads())
 
 

@@ -16,7 +16,6 @@ Not protected against: see `contribution`; and the parent sees what a simulation
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from secure_fed_diffusion.audit.canaries import Planted
+from secure_fed_diffusion.cores import usable_cores
 from secure_fed_diffusion.data.images import ImageSet
 from secure_fed_diffusion.engines.side_by_side import SideBySide
 from secure_fed_diffusion.engines.workers import Workers
@@ -207,15 +207,8 @@ def worker_count(settings: RunSettings, plan: Plan) -> int:
     """Return how many processes compute for the clients; 1 is this one."""
     wanted = settings.run.workers
     if wanted == "auto":
-        wanted = _cores() if _work(plan) > _WORTH else 1
+        wanted = usable_cores() if _work(plan) > _WORTH else 1
     return min(wanted, plan.federation.clients_per_round)
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _work(plan: Plan) -> float:

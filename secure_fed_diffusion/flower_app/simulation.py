@@ -25,6 +25,7 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from secure_fed_diffusion.cores import usable_cores
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.engines.flower import FlowerEngine
 from secure_fed_diffusion.errors import RunError
@@ -126,7 +127,6 @@ def _simulate(server_app: ServerApp, client_app: ClientApp, settings: RunSetting
     from flwr.simulation import run_simulation
 
     logging.getLogger("flwr").setLevel(logging.CRITICAL + 1)
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run_simulation(
@@ -134,7 +134,11 @@ def _simulate(server_app: ServerApp, client_app: ClientApp, settings: RunSetting
             client_app,
             settings.federation.clients,
             backend_config={
-                "init_args": {"num_cpus": processors, "logging_level": "CRITICAL", "log_to_driver": False},
+                "init_args": {
+                    "num_cpus": usable_cores(),
+                    "logging_level": "CRITICAL",
+                    "log_to_driver": False,
+                },
                 "client_resources": {"num_cpus": 1, "num_gpus": float(_on_gpu(settings))},
             },
         )

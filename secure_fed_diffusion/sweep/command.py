@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from secure_fed_diffusion.cores import usable_cores
 from secure_fed_diffusion.errors import RunError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def sweep(
     places = find_places(grid_file, out, tuple(overrides or ()), full=full)
     mine = {cell.name for cell in chosen([place.cell for place in places], tuple(only or ()))}
     todo = [place for place in places if place.cell.name in mine]
-    at_once = jobs or _cores()
+    at_once = jobs or usable_cores()
     if dry_run:
         _list(todo, places, at_once, as_json=as_json)
         return
@@ -157,11 +158,6 @@ class _Silent:
 
     def ended(self, name: str, seconds: float, error: str | None, standing: object) -> None:
         """Say nothing."""
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_gib() -> float:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from secure_fed_diffusion.dp.grid import IntegerGrid
+from secure_fed_diffusion.errors import ConfigError
 
 _EXACT_FLOAT32 = 1 << 24  # integers up to here, and sums that stay below, are exact in float32
 _BLOCK = 256  # coordinates whose float32 norm is taken at once
@@ -51,7 +52,7 @@ def load_flat(model: nn.Module, weights: Tensor) -> None:
                 p.copy_(weights[start : start + p.numel()].view_as(p))
                 start += p.numel()
     if start != len(weights):
-        raise ValueError(f"expected {start} weights, got {len(weights)}")
+        raise ConfigError(f"expected {start} weights, got {len(weights)}", key="weights")
 
 
 def integer_sum(
@@ -65,15 +66,15 @@ def integer_sum(
     no other record; one with a NaN or an infinity (or a norm beyond float32) adds zero.
 
     Raises:
-        ValueError: `norm_bound` is too large for float32 to hold the integers, or `clip_norm` or `gamma` too
+        ConfigError: `norm_bound` is too large for float32 to hold the integers, or `clip_norm` or `gamma` too
             small for it to hold the squares.
     """
     if grid.norm_bound > _EXACT_FLOAT32:
-        raise ValueError(f"expected a norm bound of at most {_EXACT_FLOAT32}, got {grid.norm_bound}")
+        raise ConfigError(f"expected at most {_EXACT_FLOAT32}, got {grid.norm_bound}", key="norm_bound")
     if grid.clip_norm < _MIN_CLIP_NORM:
-        raise ValueError(f"expected a clip norm of at least {_MIN_CLIP_NORM}, got {grid.clip_norm}")
+        raise ConfigError(f"expected at least {_MIN_CLIP_NORM}, got {grid.clip_norm}", key="clip_norm")
     if grid.gamma is not None and grid.gamma < _MIN_CLIP_NORM:  # a row of zeros would be one of NaN
-        raise ValueError(f"expected a gamma of at least {_MIN_CLIP_NORM}, got {grid.gamma}")
+        raise ConfigError(f"expected at least {_MIN_CLIP_NORM}, got {grid.gamma}", key="gamma")
     total = torch.zeros(length, dtype=torch.int64)
     waiting: _Waiting | None = None
     for gradients in chunks:

@@ -14,6 +14,7 @@ from secure_fed_diffusion.diffusion.ema import (
     TailAverage,
     gamma_of_width,
 )
+from secure_fed_diffusion.errors import ConfigError
 
 
 def test_the_average_follows_its_formula_warm_up_included() -> None:
@@ -100,7 +101,7 @@ def test_karras_own_figures_for_the_width_are_reproduced() -> None:
     assert gamma_of_width(0.05) == pytest.approx(16.97, abs=0.01)  # section 3.1: sigma_rel 5 % and 10 %
     assert gamma_of_width(0.10) == pytest.approx(6.94, abs=0.01)
     for width in (0.29, 0.0, float("nan")):
-        with pytest.raises(ValueError, match="expected"):
+        with pytest.raises(ConfigError, match=r"relative_stddev: expected .* got"):
             gamma_of_width(width)
 
 

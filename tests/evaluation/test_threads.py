@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from secure_fed_diffusion.evaluation.threads import torch_threads, usable_cores
+from secure_fed_diffusion.evaluation.threads import torch_threads, usable_threads
 
 
 def test_threads_are_given_back_even_after_an_error():
@@ -23,8 +23,8 @@ def test_threads_are_given_back_even_after_an_error():
 
 def test_the_environment_limits_the_cores_and_nonsense_in_it_does_not(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    every = usable_cores()
+    every = usable_threads()
     assert every >= 1
     for wished, cores in (("1", 1), ("10000", every), ("0", every), ("many", every), ("", every)):
         monkeypatch.setenv("OMP_NUM_THREADS", wished)
-        assert usable_cores() == cores
+        assert usable_threads() == cores

@@ -236,9 +236,9 @@ def test_requests_of_another_attempt_release_or_model_are_not_computed_together(
 
 def test_a_long_run_takes_the_cores_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     settings, plan = settings_for("distributed"), plan_of("modes.distributed.rounds=3000")
-    monkeypatch.setattr(workroom, "_cores", lambda: 4)
+    monkeypatch.setattr(workroom, "usable_cores", lambda: 4)
     assert worker_count(settings, plan) == 4
-    monkeypatch.setattr(workroom, "_cores", lambda: 1)
+    monkeypatch.setattr(workroom, "usable_cores", lambda: 1)
     assert worker_count(settings, plan) == 1
 
 

@@ -1,4 +1,4 @@
-"""A synthetic run's folder: invented numbers in the shape that a run writes."""
+"""A synthetic run's folder: a real configuration, and invented numbers in the shape that a run writes."""
 
 from __future__ import annotations
 
@@ -10,28 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-CONFIG = """
-[run]
-name = "{name}"
-rounds = {rounds}
+from secure_fed_diffusion import config
 
-[data]
-dataset = "digits"
-partition = "dirichlet"
-alpha = 0.5
-
-[privacy]
-mode = "{mode}"
-target_epsilon = 10.0
-delta = 1e-5
-
-[privacy.distributed]
-learning_rate = 1e-3
-
-[secagg]
-threshold = 5
-clients_per_round = 6
-"""
+BASE = Path(__file__).parents[2] / "experiments" / "quickstart" / "config.toml"
+MODES = ("none", "central", "local", "distributed", "client")
 
 
 def nested(value: float | None, mode: str) -> dict[str, dict[str, float | None]]:
@@ -92,11 +74,18 @@ def grid(path: Path, sharpness: float) -> None:
     image.save(path)
 
 
-def write_run(folder: Path, *, mode: str = "distributed", rounds: int = 40, name: str = "digits") -> Path:
+def set_in(folder: Path, *overrides: str) -> None:
+    """Change keys of a run's configuration."""
+    path = folder / "config.toml"
+    path.write_text(config.dump(config.load(path, overrides)))
+
+
+def write_run(folder: Path, *, mode: str = "distributed", rounds: int = 40) -> Path:
     """Write a complete, finished run and return its folder."""
     samples = folder / "samples"
     samples.mkdir(parents=True)
-    (folder / "config.toml").write_text(CONFIG.format(name=name, rounds=rounds, mode=mode))
+    changes = [f"privacy.mode={mode}", *(f"modes.{each}.rounds={rounds}" for each in MODES)]
+    (folder / "config.toml").write_text(config.dump(config.load(BASE, changes)))
     lines = [record(i, rounds=rounds, mode=mode) for i in range(rounds + 1)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "ledger.jsonl").write_text("".join(f'{{"charge": {i}}}\n' for i in range(6 * (rounds + 1))))

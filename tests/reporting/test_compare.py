@@ -25,16 +25,15 @@ from secure_fed_diffusion.reporting.run_set import (
     read_runs,
     series_label,
 )
-from tests.reporting.synthetic_run import write_run
+from tests.reporting.synthetic_run import set_in, write_run
 from tests.reporting.test_html import Page, _assert_loads_nothing
 
 
 def vary(folder: Path, *, epsilon: float | None = None, seed: int | None = None, lift: float = 0.0) -> Path:
     """Make a synthetic run another one: its budget, its seed, or a higher accuracy."""
-    config = (folder / "config.toml").read_text()
     summary = json.loads((folder / "summary.json").read_text())
     if epsilon is not None:
-        config = config.replace("target_epsilon = 10.0", f"epsilon = {epsilon}")
+        set_in(folder, f"privacy.epsilon={epsilon}")
         summary["target_epsilon"] = epsilon
         lines = (folder / "metrics.jsonl").read_text()
         lines = re.sub(r'"budget_epsilon": 10\.0', f'"budget_epsilon": {epsilon}', lines)
@@ -42,9 +41,8 @@ def vary(folder: Path, *, epsilon: float | None = None, seed: int | None = None,
         for views in summary["epsilon"].values():
             views |= {key: None if value is None else value * epsilon / 10 for key, value in views.items()}
     if seed is not None:
-        config = config.replace("[run]", f"[run]\nseed = {seed}")
+        set_in(folder, f"run.seed={seed}")
     summary["metrics"]["tstr_cnn"] += lift
-    (folder / "config.toml").write_text(config)
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 
@@ -56,9 +54,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for mode in ("central", "distributed"):
         for epsilon in (1.0, 10.0):
             for seed in (0, 1):
-                cell = write_run(root / "cells" / f"{mode}-{epsilon:g}-{seed}", mode=mode, rounds=4, name="x")
+                cell = write_run(root / "cells" / f"{mode}-{epsilon:g}-{seed}", mode=mode, rounds=4)
                 vary(cell, epsilon=epsilon, seed=seed, lift=-0.01 * seed)
-    vary(write_run(root / "cells" / "none-0", mode="none", rounds=4, name="x"), seed=0)
+    vary(write_run(root / "cells" / "none-0", mode="none", rounds=4), seed=0)
     broken = write_run(root / "cells" / "zz-broken", rounds=2)
     (broken / "summary.json").write_text("{")
     (root / "grid.toml").write_text("")
@@ -87,7 +85,7 @@ def test_a_folder_without_runs_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_what_differs_is_found_and_seeds_make_repetitions(sweep: Path) -> None:
     found = read_runs([sweep])
-    assert set(found.differing) == {"privacy.mode", "privacy.epsilon", "privacy.target_epsilon", "run.seed"}
+    assert set(found.differing) == {"privacy.mode", "privacy.epsilon", "run.seed"}
     assert sorted(len(group) for group in found.groups()) == [1, 2, 2, 2, 2]
     assert found.budgets == ["1", "10"]
     labels = [member.label for member in found.members]
@@ -122,7 +120,7 @@ def test_a_mean_carries_its_interval_by_hand(page: tuple[str, Page]) -> None:
 
 def test_repetitions_show_the_largest_epsilon_of_theirs(tmp_path: Path) -> None:
     for seed, factor in ((0, 1.0), (1, 0.5)):
-        cell = vary(write_run(tmp_path / f"cell-{seed}", mode="distributed", rounds=4, name="x"), seed=seed)
+        cell = vary(write_run(tmp_path / f"cell-{seed}", mode="distributed", rounds=4), seed=seed)
         summary = json.loads((cell / "summary.json").read_text())
         for views in summary["epsilon"].values():
             views |= {accountant: value * factor for accountant, value in views.items()}
@@ -175,7 +173,7 @@ def test_hostile_labels_are_shown_and_never_run(tmp_path: Path) -> None:
     for index, word in enumerate(("a", "</script><b onclick=alert(1)>")):
         run = write_run(tmp_path / str(index), rounds=2)
         config = (run / "config.toml").read_text()
-        (run / "config.toml").write_text(config.replace('dataset = "digits"', f"dataset = '''{word}'''"))
+        (run / "config.toml").write_text(config.replace('name = "digits"', f"name = '''{word}'''"))
     source = write_comparison([tmp_path], tmp_path / "c.html").read_text()
     parsed = Page(source)
     _assert_loads_nothing(source, parsed)

@@ -14,7 +14,7 @@ from secure_fed_diffusion import cli
 from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.reporting import export
 from secure_fed_diffusion.reporting.run_set import read_runs
-from tests.reporting.synthetic_run import write_run
+from tests.reporting.synthetic_run import set_in, write_run
 
 
 def _sfd(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -39,16 +39,13 @@ def test_a_row_is_a_round_and_holds_what_it_wrote_down(finished_run: Path, tmp_p
 
 def test_the_settings_in_which_runs_differ_are_columns(new_run: Callable[..., Path], tmp_path: Path) -> None:
     first, second = new_run(rounds=2), write_run(tmp_path / "other", rounds=2)
-    text = (second / "config.toml").read_text()
-    (second / "config.toml").write_text(
-        text.replace("alpha = 0.5", "alpha = 5.0").replace("dirichlet", "iid")
-    )
+    set_in(second, "data.beta=5.0", "secagg.threshold=6")
     rows = export.tidy_rows(read_runs([first, second]))
-    assert {(row["folder"], row["data.alpha"], row["data.partition"]) for row in rows} == {
-        ("run", 0.5, "dirichlet"),
-        ("other", 5, "iid"),
+    assert {(row["folder"], row["data.beta"], row["secagg.threshold"]) for row in rows} == {
+        ("run", 0.5, 5),
+        ("other", 5, 6),
     }
-    assert not {"privacy.mode", "data.dataset", "secagg.threshold"} & rows[0].keys()  # the same in both
+    assert not {"privacy.mode", "data.name", "federation.clients"} & rows[0].keys()  # the same in both
 
 
 def test_what_is_private_is_no_column(new_run: Callable[..., Path], tmp_path: Path) -> None:

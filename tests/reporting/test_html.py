@@ -129,7 +129,7 @@ def test_every_section_is_there(report: tuple[str, Page]) -> None:
         "Configuration",
         "Round by round: 41 lines",
         "7 before masked_input",
-        "[privacy.distributed]",
+        "[modes.distributed]",
         "1.12 × what was needed",
         "holds againstThe server together with 1 of the clients",
         "5f5f5f: keep it elsewhere",

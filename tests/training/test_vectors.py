@@ -9,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 from torch import nn
 
 from secure_fed_diffusion.dp.grid import IntegerGrid
+from secure_fed_diffusion.errors import ConfigError
 from secure_fed_diffusion.training import vectors
 from secure_fed_diffusion.training.vectors import flatten, integer_sum, load_flat
 
@@ -131,7 +132,7 @@ def test_weights_survive_the_way_through_a_vector() -> None:
     weights = flatten(model)
     load_flat(model, weights * 2)
     assert torch.equal(flatten(model), weights * 2)
-    with pytest.raises(ValueError, match="expected 26 weights, got 27"):
+    with pytest.raises(ConfigError, match="expected 26 weights, got 27"):
         load_flat(model, torch.cat([weights, weights[:1]]))
 
 
@@ -173,7 +174,7 @@ def test_the_sum_of_a_padded_micro_batch_is_that_of_its_records(n: int) -> None:
 
 
 def test_a_clip_norm_whose_squares_float32_loses_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected a clip norm of at least 1e-12"):
+    with pytest.raises(ConfigError, match="clip_norm: expected at least 1e-12"):
         integer_sum([], IntegerGrid.for_dimension(7, clip_norm=9e-13), 7)
     smallest = IntegerGrid.for_dimension(50, clip_norm=1e-12)
     for magnitude in (1e-12, 1e-16, 1e-20, 1e-24, 1e-38):
@@ -233,7 +234,7 @@ def test_the_bound_rests_on_the_integers_and_not_on_the_clip(
 
 
 def test_a_gamma_that_could_make_nan_of_zeros_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected a gamma of at least 1e-12"):
+    with pytest.raises(ConfigError, match="gamma: expected at least 1e-12"):
         integer_sum([], IntegerGrid.for_dimension(7, clip_norm=1.0, gamma=1e-13), 7)
 
 
