@@ -69,7 +69,11 @@ class LedgerError(SecureFedDiffusionError):
 
 
 class SecureAggregationError(SecureFedDiffusionError):
-    """The protocol cannot go on; `culprits` are the clients to whom the fault is traced."""
+    """The protocol cannot go on; `culprits` are the clients that the frames at fault name.
+
+    That is where to look, not a proof: what came over the server may have been altered by it or by the
+    channel, and a frame under a client's name may be a stranger's.
+    """
 
     def __init__(self, message: str, *, culprits: tuple[int, ...] = ()) -> None:
         super().__init__(message)

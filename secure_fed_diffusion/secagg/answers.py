@@ -62,6 +62,7 @@ class Answers:
 
         Raises:
             PolicyError: the step was answered before, in another way.
+            ConfigError: the latch says neither.
             PhaseError: the step has no answer.
         """
         if step.sends is None:
@@ -84,8 +85,16 @@ class Answers:
             payload=payload,
             signature=signature,
         )
-        if self._latch is not None and not self._latch(self._latch_key(step, slot), sha256(frame).digest()):
-            raise PolicyError(f"step {step.phase} of this session was answered before, in another way")
+        if self._latch is not None:
+            is_mine = self._latch(self._latch_key(step, slot), sha256(frame).digest())
+            if not isinstance(is_mine, bool):
+                raise ConfigError(
+                    "expected True or False, whether what lies under the key is now this value; got "
+                    f"{type(is_mine).__name__}",
+                    key="latch",
+                )
+            if not is_mine:
+                raise PolicyError(f"step {step.phase} of this session was answered before, in another way")
         return frame
 
     def _bound_to(self, step: Step, slot: Slot | None) -> bytes:

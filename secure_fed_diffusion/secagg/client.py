@@ -4,8 +4,8 @@
         -> masked_input(frame, vector) -> [consistency(frame) ->] unmask(frame) [-> verify(frame)]
 
 The second line is a round; a set-up of several rounds goes through it again after `begin`.  The machine
-runs each step once, in this order.  Any exception, its own included, fails it for good and burns its
-secrets; start a new attempt with a new client.  A client that fails is a dropout for the others.
+runs each step once, in this order, whichever threads call it.  Any exception in a step fails it for good and
+burns its secrets; start a new attempt with a new client.  A client that fails is a dropout for the others.
 
 Guarantees: `semi_honest` (the server and at most t - 1 holders of a client's shares, all following the
 protocol) and `active` (they may do what they like, with 2t > holders + colluders): they learn of the
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import numpy.typing as npt
 
@@ -174,14 +175,17 @@ class Client:
         Raises:
             FrameError: a bad frame; shares that do not open name their sender.
             TooFewClientsError: fewer holders than the threshold shared.
-            ConfigError: the vector is not one of the ring, or too large for a verifiable sum.
+            ConfigError: the vector is not one of the ring, or too large for a verifiable sum; nothing has
+                changed, and the step is still due.
         """
+        params = self.session.params
+        ring = to_ring(vector, params)  # before the step: nothing is burned for a vector that is none
         with self._step("masked_input") as step:
-            params, slot = self.session.params, self._open(step, server_frame)
+            slot = self._open(step, server_frame)
             if step.receives is None:  # profile unsafe_unmasked
-                return self._reply(step, MaskedInput(vector=to_ring(vector, params)).encode(params))
+                return self._reply(step, MaskedInput(vector=ring).encode(params))
             self._round = self._setup.take_round(slot, self._policy)
-            return self._reply(step, self._round.masked_input(vector))
+            return self._reply(step, self._round.masked_input(ring))
 
     def consistency(self, server_frame: bytes) -> bytes:
         """Take the survivor list, check it, and sign its digest.
@@ -221,6 +225,10 @@ class Client:
         with self._step("verify") as step:
             return self._in_round().verify(self._unpack(step, server_frame))
 
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied: two copies could answer one step in two ways."""
+        raise PhaseError("a client cannot be copied; with a latch, keep its `snapshot`")
+
     def snapshot(self) -> bytes:
         """Return all that `restore` needs to go on from here: as secret as a private key.
 
@@ -257,7 +265,10 @@ class Client:
 
         Raises:
             FrameError: not a snapshot of this client in this session.
+            ConfigError: no latch.
         """
+        if latch is None:
+            raise ConfigError("expected the latch that the snapshot's client wrote to, got None", key="latch")
         client = cls(session, client_id, policy=policy, entropy=entropy, signer=signer, latch=latch)
         with snapshot.as_frame_error():
             saved = snapshot.read(saved_state)

@@ -18,10 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy.typing as npt
-
 from ..errors import (
-    ConfigError,
     FrameError,
     PhaseError,
     PolicyError,
@@ -29,7 +26,7 @@ from ..errors import (
     VerificationError,
 )
 from . import codec, keys, masks
-from .encoding import RingVector, centred, reduce_in_place, to_ring
+from .encoding import RingVector, centred, reduce_in_place
 from .keyring import RoundSecrets, shares_from_dict, shares_to_dict
 from .messages import Consistency, ConsistencyList, MaskedInput, Result, Survivors, UnmaskShares
 from .phases import Kind
@@ -54,10 +51,9 @@ class ClientRound:
     tag_key: TagKey | None = None
     survivors: Survivors | None = None
 
-    def masked_input(self, vector: npt.ArrayLike) -> codec.Buffer:
-        """Mask a vector of the ring, and its tag where sums are verifiable; the masks are used up."""
+    def masked_input(self, masked: RingVector) -> codec.Buffer:
+        """Mask a vector of the ring in place, and its tag where sums are verifiable; the masks are used."""
         params = self.session.params
-        masked = to_ring(vector, params)
         tag = 0 if self.tag_key is None else self._tag(masked)
         own, self.own = self.own, None
         if own is None:
@@ -110,19 +106,13 @@ class ClientRound:
                 "the total that the server shows is not the sum of the announced survivors' inputs: the "
                 "server, or a client that sent a false tag"
             )
-        return shown.vector
+        return shown.vector.copy()  # not a view of the transport's buffer
 
     def _tag(self, vector: RingVector) -> int:
         """Return the tag of this client's own integers, before any mask."""
-        params = self.session.params
-        values = centred(vector, params.modulus_bits)
-        largest = max(int(values.max()), -int(values.min()))
-        if largest > params.max_centred:
-            bound = params.max_centred
-            raise ConfigError(f"expected centred values of at most {bound} in a verifiable sum", key="vector")
         if self.tag_key is None:
             raise PhaseError("this round has no tags")
-        return self.tag_key.tag(self.client_id, values)
+        return self.tag_key.tag(self.client_id, centred(vector, self.session.params.modulus_bits))
 
     def _check(self, survivors: Survivors) -> Survivors:
         """Refuse a survivor list outside this client's policy, or one whose sum would come in pieces."""

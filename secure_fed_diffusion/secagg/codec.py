@@ -78,7 +78,10 @@ def unpack(frame: Buffer, kind: Kind, *, session_id: bytes, client_id: int) -> m
         raise FrameError(f"expected {kind.name}, got {found.name}")
     _, _, _, frame_client_id, _, frame_session_id = _HEADER.unpack_from(frame)
     if frame_session_id != session_id:
-        raise FrameError("a frame of another session")
+        raise FrameError(
+            f"a frame of another session or round: expected the id {session_id[:4].hex()}…, got "
+            f"{frame_session_id[:4].hex()}…"
+        )
     if frame_client_id != client_id:
         raise FrameError(f"a frame of client {frame_client_id}, at the end of client {client_id}")
     return memoryview(frame).cast("B")[HEADER_BYTES:].toreadonly()

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from ..entropy import Entropy, system
 from ..errors import ConfigError, DataError, FrameError
-from .params import MAX_MODULUS_BITS, MIN_MODULUS_BITS, SecAggParams
+from .params import MAX_CLIENTS, MAX_MODULUS_BITS, MIN_MODULUS_BITS, SecAggParams, require_integer
 
 RingVector = npt.NDArray[np.unsignedinteger[Any]]
 _LANES = 8  # eight values of b bits are b whole bytes
@@ -52,9 +52,10 @@ def to_ring(values: npt.ArrayLike, params: SecAggParams) -> RingVector:
     """Return a copy of integers in [0, 2^modulus_bits), shape (dimension,), in the ring's type.
 
     Raises:
-        ConfigError: another shape, another kind of number, or a value outside the ring.
+        ConfigError: another shape, another kind of number, a value outside the ring, or one that is too large
+            for a verifiable sum.
     """
-    array = np.asarray(values)
+    array = _as_array(values, key="vector")
     if array.shape != (params.dimension,):
         raise ConfigError(f"expected shape ({params.dimension},), got {array.shape}", key="vector")
     if array.dtype.kind not in "ui":
@@ -62,7 +63,25 @@ def to_ring(values: npt.ArrayLike, params: SecAggParams) -> RingVector:
     dtype = ring_dtype(params.modulus_bits)
     if array.dtype != dtype or params.modulus_bits < 8 * dtype.itemsize:
         _require_ring(array, params.modulus_bits, key="vector")
-    return array.astype(dtype)
+    ring: RingVector = array.astype(dtype)
+    if params.verifiable:
+        integers = centred(ring, params.modulus_bits)
+        if max(int(integers.max()), -int(integers.min())) > params.max_centred:
+            bound = params.max_centred
+            raise ConfigError(f"expected centred values of at most {bound} in a verifiable sum", key="vector")
+    return ring
+
+
+def _as_array(values: npt.ArrayLike, *, key: str) -> npt.NDArray[Any]:
+    """Return the values as an array, if they are one.
+
+    Raises:
+        ConfigError: rows of different lengths.
+    """
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise ConfigError("expected shape (d,), got no array", key=key) from None
 
 
 def _require_ring(array: npt.NDArray[Any], modulus_bits: int, *, key: str) -> None:
@@ -161,18 +180,12 @@ class FixedPoint:
     max_weight: int = 1
 
     def __post_init__(self) -> None:
-        if not MIN_MODULUS_BITS <= self.modulus_bits <= MAX_MODULUS_BITS:
-            bounds = f"{MIN_MODULUS_BITS} <= modulus_bits <= {MAX_MODULUS_BITS}"
-            raise ConfigError(f"expected {bounds}, got {self.modulus_bits}", key="modulus_bits")
+        require_integer("modulus_bits", self.modulus_bits, MIN_MODULUS_BITS, MAX_MODULUS_BITS)
+        require_integer("fraction_bits", self.fraction_bits, 0, MAX_MODULUS_BITS)
+        require_integer("max_clients", self.max_clients, 1, MAX_CLIENTS)
+        require_integer("max_weight", self.max_weight, 1, 1 << MAX_MODULUS_BITS)
         if not (math.isfinite(self.clip) and self.clip > 0):
             raise ConfigError(f"expected a finite clip > 0, got {self.clip}", key="clip")
-        if not 0 <= self.fraction_bits <= MAX_MODULUS_BITS:
-            raise ConfigError(
-                f"expected 0 <= fraction_bits <= 64, got {self.fraction_bits}", key="fraction_bits"
-            )
-        for key in ("max_clients", "max_weight"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"expected {key} >= 1, got {getattr(self, key)}", key=key)
         largest_sum = self.max_clients * self.max_weight * self.max_magnitude
         if largest_sum >= 1 << (self.modulus_bits - 1):
             raise ConfigError(
@@ -208,6 +221,20 @@ class FixedPoint:
             max_weight=max_weight,
         )
 
+    @classmethod
+    def for_params(cls, params: SecAggParams, *, clip: float, max_weight: int = 1) -> FixedPoint:
+        """Return the finest grid for a session: its ring, with headroom for all of its clients.
+
+        Raises:
+            ConfigError: not even a step of one fits.
+        """
+        return cls.finest(
+            clip=clip,
+            modulus_bits=params.modulus_bits,
+            max_clients=params.n_clients,
+            max_weight=max_weight,
+        )
+
     @property
     def max_magnitude(self) -> int:
         """The largest magnitude of one encoded value, before its weight."""
@@ -223,10 +250,8 @@ class FixedPoint:
             DataError: a value is not finite.
             ConfigError: no vector of real numbers, or the weight is not in 1..max_weight.
         """
-        if not 1 <= weight <= self.max_weight:
-            raise ConfigError(
-                f"expected 1 <= weight <= max_weight={self.max_weight}, got {weight}", key="weight"
-            )
+        whole_weight: Any = weight.item() if isinstance(weight, np.generic) else weight
+        require_integer("weight", whole_weight, 1, self.max_weight, upper_name="max_weight")
         floats = _real_vector(values)
         n_bad = int(np.count_nonzero(~np.isfinite(floats)))
         if n_bad:
@@ -239,7 +264,7 @@ class FixedPoint:
         threshold = np.ldexp(scaled - whole, 64).astype(np.uint64)
         coins = np.frombuffer(entropy(8 * floats.size), dtype="<u8").reshape(floats.shape)
         rounded = whole.astype(np.uint64) + (coins < threshold)
-        rounded *= np.uint64(weight)
+        rounded *= np.uint64(whole_weight)
         dtype = ring_dtype(self.modulus_bits)
         vector: RingVector = np.where(floats < 0, np.negative(rounded), rounded).astype(dtype)
         reduce_in_place(vector, self.modulus_bits)
@@ -268,10 +293,7 @@ def _real_vector(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     Raises:
         ConfigError: another shape, or another kind of value.
     """
-    try:
-        array = np.asarray(values)
-    except ValueError:  # rows of different lengths
-        raise ConfigError("expected shape (d,), got no array", key="values") from None
+    array = _as_array(values, key="values")
     if array.dtype.kind not in "fiub":
         raise ConfigError(f"expected real numbers, got {array.dtype}", key="values")
     if array.ndim != 1:

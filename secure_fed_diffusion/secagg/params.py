@@ -162,6 +162,16 @@ class SecAggParams:
         return self.n_clients if self.n_neighbours is None else self.n_neighbours + 1
 
     @property
+    def colluders(self) -> int:
+        """How many of the holders of a client's shares may work with the server before its input is open.
+
+        Under `active`, where that server lies, 2t - holders - 1; else t - 1; unmasked, none.
+        """
+        if self.profile == "unsafe_unmasked":
+            return 0
+        return 2 * self.threshold - self.n_holders - 1 if self.signed else self.threshold - 1
+
+    @property
     def max_centred(self) -> int:
         """The largest magnitude that keeps a verifiable sum of all clients from wrapping."""
         return ((1 << (self.modulus_bits - 1)) - 1) // self.n_clients

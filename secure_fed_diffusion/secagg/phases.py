@@ -92,14 +92,22 @@ PROFILES: Mapping[str, tuple[Step, ...]] = MappingProxyType(
 
 
 class Machine:
-    """One party's place in its steps; it moves forward, begins further rounds, or fails for good."""
+    """One party's place in its steps; it moves forward, begins further rounds, or fails for good.
 
-    __slots__ = ("_index", "_steps", "phase")
+    What is due is taken off a list, in one operation: of two threads only one finds it.
+    """
+
+    __slots__ = ("_due", "_index", "_steps")
 
     def __init__(self, steps: tuple[Step, ...]) -> None:
         self._steps = steps
-        self._index = 0
-        self.phase = steps[0].phase
+        self._due: list[str] = []
+        self._enter(0)
+
+    @property
+    def phase(self) -> str:
+        """The phase of the step that is due, "done" or "failed"."""
+        return next(iter(self._due), FAILED)
 
     @contextmanager
     def step(self, phase: str) -> Iterator[Step]:
@@ -108,7 +116,10 @@ class Machine:
         Raises:
             PhaseError: `phase` is not the one that is due; the machine is failed from then on.
         """
-        due, self.phase = self.phase, FAILED
+        try:
+            due = self._due.pop()
+        except IndexError:
+            due = FAILED
         if due != phase:
             raise PhaseError(f"step {phase} is not due: the machine stands at {due}")
         yield self._steps[self._index]
@@ -138,7 +149,7 @@ class Machine:
 
     def _enter(self, index: int) -> None:
         self._index = index
-        self.phase = self._steps[index].phase if index < len(self._steps) else DONE
+        self._due = [self._steps[index].phase if index < len(self._steps) else DONE]
 
     @property
     def current(self) -> Step | None:

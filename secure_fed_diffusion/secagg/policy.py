@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import PolicyError
+from ..errors import ConfigError, PolicyError
 from .params import (
     MAX_CLIENTS,
     MAX_DIMENSION,
     MAX_MODULUS_BITS,
     MAX_ROUNDS,
     MIN_MODULUS_BITS,
+    PROFILE_NAMES,
     SecAggParams,
     require_integer,
 )
@@ -29,7 +30,7 @@ from .params import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The least that one client asks of a round; the default is safe, `accepting` is for rehearsals.
+    """The least that one client asks of a round; the default is safe, `accepting` takes what one chose.
 
     `min_survivors` is the least number of inputs that may be in a published sum; `min_neighbours`
     counts only where the graph is not complete.  Two survivors are too few by default: each would
@@ -52,6 +53,9 @@ class Policy:
     def __post_init__(self) -> None:
         for name in ("min_cohort", "min_survivors", "min_threshold"):
             require_integer(f"policy.{name}", getattr(self, name), 2, MAX_CLIENTS)
+        if not set(self.profiles) <= set(PROFILE_NAMES):  # nor one text: it would be read by letters
+            known = ", ".join(PROFILE_NAMES)
+            raise ConfigError(f"expected some of {known}, got {self.profiles!r}", key="policy.profiles")
         require_integer("policy.min_neighbours", self.min_neighbours, 2, MAX_CLIENTS)
         require_integer("policy.colluders", self.colluders, 0, MAX_CLIENTS)
         require_integer("policy.max_dimension", self.max_dimension, 1, MAX_DIMENSION)
@@ -63,13 +67,16 @@ class Policy:
 
     @classmethod
     def accepting(cls, params: SecAggParams) -> Policy:
-        """Return the policy that accepts just `params`: for a client whose owner chose them himself."""
+        """Return the policy that accepts just `params`: for a client whose owner chose them himself.
+
+        It asks for no more than they give: look at `params.colluders` before you trust them.
+        """
         return cls(
             min_cohort=params.n_clients,
             min_survivors=params.threshold,
             min_threshold=params.threshold,
             min_neighbours=params.n_neighbours or 2,
-            colluders=0,
+            colluders=params.colluders,
             min_modulus_bits=params.modulus_bits,
             max_modulus_bits=params.modulus_bits,
             max_dimension=params.dimension,

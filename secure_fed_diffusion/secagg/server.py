@@ -18,14 +18,16 @@ Source: Bonawitz et al., CCS 2017, figure 4; Bell et al., CCS 2020, algorithm 2 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from threading import Lock
 
 from ..errors import FrameError, PhaseError, SecureAggregationError
 from . import codec
 from .encoding import RingVector
+from .params import MAX_ROUNDS, require_integer
 from .phases import DONE, ROUND_START, SETUP_PHASES, Machine, Step
 from .server_round import ServerRound, require_enough
 from .server_setup import ServerSetup
-from .session import Session, Slot
+from .session import MAX_ID, Session, Slot
 
 
 class Server:
@@ -33,6 +35,7 @@ class Server:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self._lock = Lock()
         self._machine = Machine(tuple(step for step in session.params.steps if step.sends is not None))
         self._expected: frozenset[int] = frozenset(session.cohort)
         self._silent: frozenset[int] = frozenset()
@@ -90,13 +93,20 @@ class Server:
     def receive(self, client_id: int, frame: codec.Buffer) -> None:
         """Take one client's frame; `client_id` is whom the transport says it came from.
 
+        Any thread may call this, `advance` and `begin`: one waits for the other.
+
         Raises:
             FrameError: not a valid frame of this session, phase and client; `culprits` names it.
             PhaseError: out of order, a duplicate, or from a client that is out.
         """
+        with self._lock:
+            self._receive(client_id, frame)
+
+    def _receive(self, client_id: int, frame: codec.Buffer) -> None:
         step = self._machine.current
         if step is None:
             raise PhaseError(f"the server is {self.phase}: it takes no frames")
+        require_integer("client_id", client_id, 0, MAX_ID)  # "1" and True are clients to whoever reads them
         if client_id not in self._expected:
             raise PhaseError(
                 f"client {client_id} is not in phase {step.phase}: not of the cohort, or dropped before",
@@ -121,6 +131,10 @@ class Server:
             RecoveryError: a client's shares do not give what it advertised.
             PhaseError: the round is done or has failed.
         """
+        with self._lock:
+            return self._advance()
+
+    def _advance(self) -> dict[int, bytes]:
         if self._machine.current is None:
             raise PhaseError(f"the server is {self.phase}: it has no phase to close")
         self._silent |= self._expected.difference(self._heard())
@@ -144,8 +158,15 @@ class Server:
             ConfigError: no such round, strangers, or too few participants.
             TooFewClientsError: too few of them shared keys.
         """
+        with self._lock:
+            return self._begin(number, model_digest, participants)
+
+    def _begin(
+        self, number: int, model_digest: bytes | None, participants: Iterable[int] | None
+    ) -> dict[int, bytes]:
         if self._round is None:
             raise PhaseError(f"no round can begin: the server stands at {self.phase}")
+        require_integer("round", number, 0, MAX_ROUNDS)
         if number <= self._round.slot.number:
             raise PhaseError(f"round {number} does not come after round {self._round.slot.number}")
         slot = self._slot(number, model_digest=model_digest, participants=participants)

@@ -60,8 +60,10 @@ class ServerRound:
 
     @property
     def total(self) -> RingVector:
-        """The accumulator: the sum, once the masks are off."""
-        return self._accumulator
+        """The accumulator, to be read alone: the sum, once the masks are off."""
+        total = self._accumulator.view()
+        total.flags.writeable = False
+        return total
 
     def heard(self, phase: str) -> Collection[int]:
         """The clients whose frame of this phase was taken."""

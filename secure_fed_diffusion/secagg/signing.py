@@ -32,6 +32,13 @@ from ..errors import ConfigError
 PUBLIC_BYTES = 32
 SECRET_BYTES = 32
 SIGNATURE_BYTES = 64
+_P = 2**255 - 19
+_D = -121665 * pow(121666, -1, _P) % _P
+_ORDER_8 = int.from_bytes(
+    bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
+)
+# y of the points whose order divides 8: for such a key anybody can sign
+_SMALL_ORDER = frozenset({0, 1, _P - 1, _ORDER_8, _P - _ORDER_8})
 _REMEMBERED = 4096  # answers about signatures, each with its message of a hundred bytes or so
 LABEL_ROSTER = b"secure_fed_diffusion secagg v3 roster"
 
@@ -46,6 +53,8 @@ class SigningKey:
     __slots__ = ("_key", "public")
 
     def __init__(self, secret: bytes) -> None:
+        if not isinstance(secret, bytes):
+            raise ConfigError(f"expected bytes, got {type(secret).__name__}", key="signing_key")
         if len(secret) != SECRET_BYTES:
             raise ConfigError(f"expected {SECRET_BYTES} bytes, got {len(secret)}", key="signing_key")
         self._key = Ed25519PrivateKey.from_private_bytes(secret)
@@ -82,14 +91,14 @@ class Roster:
         if not publics:
             raise ConfigError("expected at least one client", key="roster")
         keys = {}
-        for client_id in sorted(publics):
+        for client_id in publics:
             if isinstance(client_id, bool) or not isinstance(client_id, int) or not 0 <= client_id < 1 << 32:
-                raise ConfigError("expected client ids in 0..2^32-1", key="roster")
-            try:
-                keys[client_id] = Ed25519PublicKey.from_public_bytes(publics[client_id])
-            except (ValueError, TypeError):
+                raise ConfigError(f"expected client ids in 0..2^32-1, got {client_id!r}", key="roster")
+        for client_id in sorted(publics):
+            if not _is_public_key(publics[client_id]):
                 message = f"expected an Ed25519 public key of {PUBLIC_BYTES} bytes for client {client_id}"
-                raise ConfigError(message, key="roster") from None
+                raise ConfigError(message, key="roster")
+            keys[client_id] = Ed25519PublicKey.from_public_bytes(publics[client_id])
         if len({bytes(public) for public in publics.values()}) != len(publics):
             raise ConfigError("two clients have the same public key", key="roster")
         self._keys = keys
@@ -114,6 +123,9 @@ class Roster:
     def __hash__(self) -> int:
         return hash(self.root)
 
+    def __reduce__(self) -> tuple[type[Roster], tuple[dict[int, bytes]]]:
+        return Roster, (dict(self._publics),)  # not what it remembers
+
     def __repr__(self) -> str:
         return f"Roster({len(self)} clients, root {self.root.hex()[:16]})"
 
@@ -125,6 +137,20 @@ class Roster:
     def verify(self, client_id: int, message: bytes, signature: bytes) -> bool:
         """Tell whether `client_id` signed `message`; False also for a client that is not on the roster."""
         return client_id in self._keys and self._is_genuine(client_id, message, signature)
+
+
+def _is_public_key(public: object) -> bool:
+    """Say whether this is the encoding of a curve point that can be somebody's key (RFC 8032, 5.1.3).
+
+    OpenSSL takes any 32 bytes, and for a point of small order it takes one signature for many messages.
+    """
+    if not isinstance(public, bytes | bytearray | memoryview) or len(public) != PUBLIC_BYTES:
+        return False
+    y = int.from_bytes(public, "little") & ((1 << 255) - 1)
+    if y >= _P or y in _SMALL_ORDER:
+        return False
+    numerator, denominator = y * y - 1, _D * y * y + 1  # x^2 is their quotient
+    return pow(numerator * denominator, (_P - 1) // 2, _P) == 1
 
 
 def _is_genuine(

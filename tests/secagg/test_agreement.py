@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -78,6 +79,8 @@ def test_the_published_sparse_parameters_are_accepted() -> None:
         {"max_dimension": 0},
         {"max_modulus_bits": 7},
         {"max_modulus_bits": 16, "min_modulus_bits": 17},
+        {"profiles": "active"},
+        {"profiles": ("activ",)},
     ],
 )
 def test_a_policy_that_permits_anything_is_refused(changes: dict[str, int]) -> None:
@@ -93,6 +96,18 @@ def test_the_policy_that_accepts_just_these_parameters_accepts_them_and_no_stron
         other = make_params(**(CASES[case] | change))
         with pytest.raises(PolicyError):
             secagg.Policy.accepting(params).check(other)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_parameters_say_how_many_colluders_they_leave_room_for(case: str) -> None:
+    params = make_params(**CASES[case])
+    expected = {"semi_honest": 3, "semi_honest_sparse": 3, "active": 2, "active_sparse": 2, "verifiable": 2}
+    assert params.colluders == expected.get(case, 0)
+    assert secagg.Policy.accepting(params).colluders == params.colluders
+    if params.profile != "unsafe_unmasked":
+        more = dataclasses.replace(secagg.Policy.accepting(params), colluders=params.colluders + 1)
+        with pytest.raises(PolicyError, match="threshold"):
+            more.check(params)
 
 
 def test_the_safe_policy_refuses_the_unsafe_profile_and_more_rounds_than_it_was_told() -> None:

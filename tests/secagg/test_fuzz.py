@@ -81,7 +81,8 @@ class Recording:
 
     def copy(self, server: secagg.Server) -> secagg.Server:
         session = self.session
-        return copy.deepcopy(server, {id(session): session, id(session.graph): session.graph})
+        kept = (session, session.graph, server._lock)
+        return copy.deepcopy(server, {id(each): each for each in kept})
 
     def client(self, phase: str, snapshot: bytes | None = None) -> secagg.Client:
         return secagg.Client.restore(

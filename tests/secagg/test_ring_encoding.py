@@ -165,6 +165,26 @@ def test_a_weight_outside_its_bound_is_refused(weight: int) -> None:
         GRID.encode([0.0], weight=weight)
 
 
+@pytest.mark.parametrize("weight", [1.9, 99.999, True, "3", None, np.float64(2.0), np.bool_(True)])
+def test_a_weight_that_is_no_integer_is_refused_and_not_cut(weight: Any) -> None:
+    grid = secagg.FixedPoint(clip=1.0, fraction_bits=8, modulus_bits=32, max_clients=4, max_weight=100)
+    with pytest.raises(ConfigError, match="weight: expected an integer"):
+        grid.encode([0.5], weight=weight)
+
+
+@pytest.mark.parametrize("weight", [np.int64(3), np.uint32(3), np.int8(3)])
+def test_a_weight_may_be_numpy_s(weight: Any) -> None:
+    grid = secagg.FixedPoint(clip=1.0, fraction_bits=8, modulus_bits=32, max_clients=4, max_weight=100)
+    assert grid.encode([0.5], weight=weight).vector.tolist() == [3 * 128]
+
+
+def test_a_grid_for_a_session_has_headroom_for_all_of_it() -> None:
+    params = make_params(n_clients=5, modulus_bits=32)
+    grid = secagg.FixedPoint.for_params(params, clip=4.0, max_weight=100)
+    assert (grid.modulus_bits, grid.max_clients, grid.max_weight) == (32, 5, 100)
+    assert grid == secagg.FixedPoint.finest(clip=4.0, modulus_bits=32, max_clients=5, max_weight=100)
+
+
 def test_a_total_that_was_divided_before_is_not_decoded() -> None:
     total = GRID.encode([-0.5]).vector
     with pytest.raises(ConfigError, match="total: expected integers of the ring, got float64"):
@@ -205,9 +225,9 @@ def test_integers_outside_the_ring_are_not_decoded(total: Any) -> None:
     ("key", "value"),
     [
         *(("clip", bad) for bad in (0.0, math.nan, math.inf)),
-        *(("fraction_bits", bad) for bad in (-1, 65)),
-        *(("modulus_bits", bad) for bad in (7, 65)),
-        *(("max_clients", 0), ("max_weight", 0)),
+        *(("fraction_bits", bad) for bad in (-1, 65, 1.5)),
+        *(("modulus_bits", bad) for bad in (7, 65, 32.0)),
+        *((key, bad) for key in ("max_clients", "max_weight") for bad in (0, 2.5)),
     ],
 )
 def test_a_grid_with_a_wrong_setting_names_it(key: str, value: float) -> None:

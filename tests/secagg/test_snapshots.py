@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
@@ -207,6 +209,28 @@ def test_a_latch_that_cannot_write_stops_the_answer() -> None:
     with pytest.raises(OSError, match="no space"):
         a_round.answer(0)
     assert a_round.clients[0].phase == FAILED
+
+
+@pytest.mark.parametrize("answer", [None, 1, "yes"])
+def test_a_latch_that_does_not_say_whether_its_value_is_there_stops_the_answer(answer: Any) -> None:
+    client = secagg.Client(make_session(), 0, latch=lambda key, value: answer)
+    with pytest.raises(ConfigError, match="latch: expected True or False"):
+        client.advertise()
+    assert client.phase == FAILED
+
+
+def test_no_client_is_restored_without_a_latch() -> None:
+    a_round, _ = latched("semi_honest")
+    saved = a_round.run_to("masked_input").clients[0].snapshot()
+    with pytest.raises(ConfigError, match="latch: expected the latch"):
+        secagg.Client.restore(a_round.session, 0, saved, latch=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_client_is_not_copied(duplicate: Any) -> None:
+    a_round, _ = latched("semi_honest")
+    with pytest.raises(PhaseError, match="cannot be copied"):
+        duplicate(a_round.clients[0])
 
 
 def test_the_latch_sees_neither_secrets_nor_frames() -> None:

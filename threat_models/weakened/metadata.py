@@ -30,6 +30,7 @@ def without_frames_of_constant_length(patch: Patch) -> None:
     masked_input = client_round.ClientRound.masked_input
 
     def shortened(a_round: client_round.ClientRound, vector: np.ndarray) -> bytes:
-        return bytes(masked_input(a_round, vector))[: 4 * int(np.count_nonzero(vector))]
+        length = 4 * int(np.count_nonzero(vector))  # the mask goes over the vector itself
+        return bytes(masked_input(a_round, vector))[:length]
 
     patch.setattr(client_round.ClientRound, "masked_input", shortened)
