@@ -17,6 +17,13 @@ the union bound over the clients and exact integers.  With k holders in place of
 are the conditions of Bell et al., and all eight of their published pairs come out; k is theirs, so
 the own share costs t at most one.
 
+`SecAggParams` takes no t below k/2, nor below 2, which theirs leave open where few are corrupt.  So t is
+at least that here: secrecy only gains by it, and k grows until 3 holds for it too.
+
+A pair is not yet one that every client accepts: `Policy()` refuses results with k < 12, and under `active`
+those with 2t <= k + 2, which leave one colluder no room.  That is what comes out where few are corrupt or
+drop out: state larger fractions, or have the clients' owners lower `min_neighbours` or `colluders`.
+
 Not protected against: corruption chosen after the graph is known; more colluders or dropouts than
 were stated; set-ups without number (the bound is for one; a client that lets a server repeat a set-up s
 times has s times the probability).  Under `active`, 2 holds for dropouts that do not depend on the graph:
@@ -28,6 +35,8 @@ Source: Bell et al., CCS 2020, sections 3.1 and 4 and the published table of (k,
 (30, 17)
 >>> neighbours_and_threshold(1000, corrupt=0.05, dropout=0.05, adversary="active")
 (52, 37)
+>>> neighbours_and_threshold(1000, corrupt=0, dropout=0, adversary="curious")
+(2, 2)
 """
 
 from __future__ import annotations
@@ -38,6 +47,8 @@ from ..errors import ConfigError
 
 ADVERSARIES = ("curious", "active")
 _MIN_CLIENTS = 2
+_MIN_THRESHOLD = 2  # one share would open a secret
+_MAX_BITS = 256
 
 
 def neighbours_and_threshold(
@@ -53,13 +64,17 @@ def neighbours_and_threshold(
 
     `corrupt` and `dropout` are fractions of the `n` clients; a part of a client counts as one.
 
-    Guarantees: the failure probabilities are exact up to the union bound; no floating point.
+    Guarantees: the failure probabilities are exact up to the union bound; no floating point.  `SecAggParams`
+    takes the pair, with the profile `active` if that is the adversary.
 
     Raises:
-        ConfigError: no k below n does: mask with everyone (`n_neighbours=None`), or change the fractions.
+        ConfigError: no k below n does: mask with everyone (`n_neighbours=None`) if the message says that
+            this would do, or change the fractions.
     """
     if adversary not in ADVERSARIES:
         raise ConfigError(f"expected one of {', '.join(ADVERSARIES)}, got {adversary!r}", key="adversary")
+    _require_bits("security_bits", security_bits)
+    _require_bits("correctness_bits", correctness_bits)
     n_corrupt, n_dropped = _count(n, corrupt, "corrupt"), _count(n, dropout, "dropout")
     if n_corrupt + n_dropped >= n:
         raise ConfigError(
@@ -71,15 +86,30 @@ def neighbours_and_threshold(
             continue
         worst = _largest_count(n, n_corrupt, k, security_bits + 1)  # X is larger: 2^-41
         # As published, with k holders; then with the client's own share, the (k + 1)-th.
-        published = (k + worst) // 2 + 1 if active else worst + 1
+        published = max((k + worst) // 2 + 1 if active else worst + 1, k // 2, _MIN_THRESHOLD)
         threshold = (k + 1 + worst) // 2 + 1 if active else published
         if published <= k and _is_recoverable(n, k, published, threshold, n_dropped, correctness_bits):
             return k, threshold
+    # The least threshold of the complete graph: a majority, with room for the corrupt ones.
+    complete = (n + n_corrupt) // 2 + 1 if active else max(n // 2, n_corrupt) + 1
+    way_out = (
+        f"use the complete graph, n_neighbours=None, with threshold >= {complete}"
+        if complete <= n - n_dropped
+        else "nor does the complete graph; fewer may be corrupt or drop out"
+    )
     raise ConfigError(
         f"no k < n={n} gives 2^-{security_bits} with {n_corrupt} corrupt and {n_dropped} dropped clients "
-        f"({adversary}): use the complete graph, n_neighbours=None",
+        f"({adversary}): {way_out}",
         key="n_neighbours",
     )
+
+
+def _require_bits(key: str, bits: int) -> None:
+    """Refuse, under the name `key`, an exponent that bounds no probability."""
+    if isinstance(bits, bool) or not isinstance(bits, int):
+        raise ConfigError(f"expected an integer, got {type(bits).__name__}", key=key)
+    if not 1 <= bits <= _MAX_BITS:
+        raise ConfigError(f"expected 1 <= {key} <= {_MAX_BITS}, got {bits}", key=key)
 
 
 def _count(n: int, fraction: float, key: str) -> int:
