@@ -15,7 +15,7 @@ Not protected against: one process sees everything.  The transcript is what a se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy.typing as npt
@@ -57,15 +57,18 @@ def simulate(
     dropouts: Mapping[int, str] | None = None,
     entropy: Entropy = system,
     session: Session | None = None,
+    signers: Mapping[int, SigningKey] | None = None,
     policy: Policy | None = None,
 ) -> SimulationResult:
     """Run one round; `dropouts` maps a client id to the phase before which it vanishes.
 
-    Under the profile active the clients get fresh signing keys and a roster of them.
+    Under the profile active each client signs with its key of `signers`, which a `session` of that profile
+    needs: they are the keys that its roster lists.  Without a session the roster is made of them; without
+    either, the keys are fresh.
 
     Raises:
         TooFewClientsError: the dropouts leave too few; it says who is missing, and in which phase.
-        ConfigError: `vectors` or `dropouts` do not fit the parameters.
+        ConfigError: `vectors`, `dropouts`, `session` or `signers` do not fit the parameters or each other.
     """
     dropouts = dict(dropouts or {})
     phases = tuple(step.phase for step in params.steps)
@@ -75,10 +78,15 @@ def simulate(
         if phase not in phases:
             known = ", ".join(phases)
             raise ConfigError(f"expected one of {known} ({params.profile}), got {phase!r}", key="dropouts")
-    signers: dict[int, SigningKey] = {}
+    if session is not None and (session.params != params or set(session.cohort) != set(vectors)):
+        raise ConfigError(
+            "expected one of `params`, whose cohort are the clients of `vectors`", key="session"
+        )
+    if params.signed and session is None and signers is None:
+        signers = {v: SigningKey.generate(entropy) for v in vectors}
+    held = dict(signers or {})
+    _require_signers(params, vectors, held)
     if session is None:
-        if params.signed:
-            signers = {v: SigningKey.generate(entropy) for v in vectors}
         session = Session(
             run_id=b"simulate",
             round=0,
@@ -86,11 +94,11 @@ def simulate(
             cohort=tuple(vectors),
             params=params,
             model_digest=bytes(DIGEST_BYTES),
-            roster=Roster({v: key.public for v, key in signers.items()}) if signers else None,
+            roster=Roster({v: key.public for v, key in held.items()}) if params.signed else None,
         )
     accepted = policy or Policy.accepting(params)
     clients = {
-        v: Client(session, v, policy=accepted, entropy=entropy, signer=signers.get(v)) for v in session.cohort
+        v: Client(session, v, policy=accepted, entropy=entropy, signer=held.get(v)) for v in session.cohort
     }
     server = Server(session)
     transcript: list[TranscriptEntry] = []
@@ -107,6 +115,16 @@ def simulate(
                 server.receive(client_id, frame)
         inbox = server.advance() if server.phase == phase else {}
     return SimulationResult(server.total, server.survivors, tuple(transcript))
+
+
+def _require_signers(
+    params: SecAggParams, cohort: Collection[int], signers: Mapping[int, SigningKey]
+) -> None:
+    if signers and not params.signed:
+        raise ConfigError(f"profile {params.profile} signs nothing", key="signers")
+    missing = sorted(v for v in cohort if v not in signers)
+    if params.signed and missing:
+        raise ConfigError(f"no signing key for the clients {missing[:20]} of the cohort", key="signers")
 
 
 def answer(client: Client, phase: str, server_frame: bytes, vector: npt.ArrayLike) -> bytes:
