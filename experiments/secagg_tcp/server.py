@@ -18,6 +18,32 @@ import transport
 from secure_fed_diffusion import secagg
 from secure_fed_diffusion.errors import SecureAggregationError
 
+HELLO_SECONDS = 2.0  # a client says its id as soon as it is connected
+ID_BYTES = 4
+
+
+def gather(listener: socket.socket, cohort: tuple[int, ...], patience: float) -> dict[int, socket.socket]:
+    """Wait for the whole cohort; who is silent, hangs up or says an id that is not due takes no place.
+
+    Not protected against: the id is the caller's word; the first to say it has the place.
+    """
+    connections: dict[int, socket.socket] = {}
+    while len(connections) < len(cohort):
+        connection, _ = listener.accept()
+        connection.settimeout(min(patience, HELLO_SECONDS))
+        try:
+            hello = transport.receive(connection, at_most=ID_BYTES)
+        except OSError:  # no hello in time, or a connection that was reset
+            hello = b""
+        client_id = int.from_bytes(hello, "little")
+        if len(hello) != ID_BYTES or client_id not in cohort or client_id in connections:
+            print("turned away: not the hello of a client that is due", file=sys.stderr)
+            connection.close()
+            continue
+        connection.settimeout(patience)
+        connections[client_id] = connection
+    return connections
+
 
 def exchange(server: secagg.Server, connections: dict[int, socket.socket]) -> None:
     """Gather one answer from each client that is still in; who is silent or talks nonsense is out."""
@@ -33,13 +59,10 @@ def exchange(server: secagg.Server, connections: dict[int, socket.socket]) -> No
 def main(roster: Path, dimension: int, patience: float) -> None:
     """Accept the clients, run the round, print the result as JSON."""
     session = agreement.session(roster, dimension=dimension)
-    server, connections = secagg.Server(session), {}
+    server = secagg.Server(session)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         print(listener.getsockname()[1], flush=True)
-        for _ in session.cohort:
-            connection, _ = listener.accept()
-            connection.settimeout(patience)
-            connections[int.from_bytes(transport.receive(connection), "little")] = connection
+        connections = gather(listener, session.cohort, patience)
     while server.phase != "done":
         exchange(server, connections)
         for client_id, frame in server.advance().items():

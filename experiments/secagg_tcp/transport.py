@@ -13,10 +13,10 @@ def send(connection: socket.socket, frame: bytes) -> None:
     connection.sendall(struct.pack("<I", len(frame)) + frame)
 
 
-def receive(connection: socket.socket) -> bytes:
+def receive(connection: socket.socket, at_most: int = MAX_FRAME_BYTES) -> bytes:
     """Wait for one frame; empty if the other side hung up or announces too much."""
     header = _exactly(connection, 4)
-    if len(header) < 4 or (n_bytes := struct.unpack("<I", header)[0]) > MAX_FRAME_BYTES:
+    if len(header) < 4 or (n_bytes := struct.unpack("<I", header)[0]) > at_most:
         return b""
     return _exactly(connection, n_bytes)
 
