@@ -125,7 +125,7 @@ class SecAggParams:
         """Return the sparsest graph that is 2^-40 secure and 2^-20 correct for these shares of clients.
 
         Raises:
-            ConfigError: no sparse graph is; take the complete one.
+            ConfigError: no sparse graph is; the message says whether the complete one would do.
         """
         n_neighbours, threshold = neighbours_and_threshold(
             n_clients, corrupt=corrupt, dropout=dropout, adversary=adversary
