@@ -26,14 +26,13 @@ from ..secagg import Roster, Server
 from ..secagg.phases import DONE, ROUND_START, SETUP_PHASES
 from . import wire
 from .exchanges import Envelope, RoundRecord, exchange
-from .proposal import Proposal
+from .proposal import MIN_CLIENTS, Proposal
 from .records import Model, config_digest, content_digest
 
 POLL_SECONDS = 0.1
 STEP_SECONDS = 120.0
 log = logging.getLogger("flwr")
 Frames = Mapping[int, bytes]
-MIN_CLIENTS = 2
 
 
 @dataclass(slots=True)

@@ -7,6 +7,9 @@ Values: a client's change of the model, clipped, is scaled by its share of `max_
 bias; its weight is a coordinate of its own, so the weighted mean takes one sum:
 Δ = max_weight · Σ round(Δ_i · w_i / max_weight) / Σ w_i.  With weighting "equal" each weight is 1.
 
+What no number of clients can make good is refused when the proposal is made; what depends on their number,
+when a set-up is.
+
 Not protected against: a clip that is too small.  The client, and only the client, is told what was clipped.
 
 >>> proposal = Proposal(clip=8.0)
@@ -20,14 +23,22 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 
 from ..errors import ConfigError
 from ..secagg import FixedPoint, SecAggParams
-from ..secagg.params import require_integer
+from ..secagg.params import (
+    MAX_CLIENTS,
+    MAX_MODULUS_BITS,
+    MAX_ROUNDS,
+    MIN_MODULUS_BITS,
+    require_integer,
+)
 
 WEIGHTINGS = ("examples", "equal")
+MIN_CLIENTS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +64,15 @@ class Proposal:
     metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        metrics: object = self.metrics
-        if isinstance(metrics, str):
-            raise ConfigError("expected several names, not one text", key="metrics")
+        require_integer("n_rounds", self.n_rounds, 1, MAX_ROUNDS)
+        require_integer("modulus_bits", self.modulus_bits, MIN_MODULUS_BITS, MAX_MODULUS_BITS)
         require_integer("max_weight", self.max_weight, 1, 1 << 31)
-        if not (math.isfinite(self.clip) and self.clip > 0):
-            raise ConfigError(f"expected a finite clip > 0, got {self.clip}", key="clip")
+        for key in ("clip", "threshold_share"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ConfigError(f"expected a number, got {type(value).__name__}", key=key)
+        if not 0 < self.clip < 1 << MAX_MODULUS_BITS:
+            raise ConfigError(f"expected a clip in (0, 2^{MAX_MODULUS_BITS}), got {self.clip}", key="clip")
         if not 0 < self.threshold_share < 1:
             raise ConfigError(
                 f"expected a share in (0, 1), got {self.threshold_share}", key="threshold_share"
@@ -67,9 +81,40 @@ class Proposal:
             raise ConfigError(f"expected semi_honest or active, got {self.profile!r}", key="profile")
         if self.weighting not in WEIGHTINGS:
             raise ConfigError(f"expected one of {WEIGHTINGS}, got {self.weighting!r}", key="weighting")
+        self._require_names()
+        self._require_possible()
+
+    def _require_names(self) -> None:
+        metrics: object = self.metrics
+        if not isinstance(self.weight_key, str) or not self.weight_key:
+            raise ConfigError(f"expected a name, got {self.weight_key!r}", key="weight_key")
+        if isinstance(metrics, str) or not isinstance(metrics, Collection):
+            raise ConfigError(f"expected several names, got one {type(metrics).__name__}", key="metrics")
+        if not all(isinstance(name, str) for name in metrics):
+            raise ConfigError("expected names and nothing else", key="metrics")
         object.__setattr__(self, "metrics", tuple(self.metrics))
         if self.weight_key in self.metrics or len(set(self.metrics)) != len(self.metrics):
             raise ConfigError("expected distinct names, without the weight's", key="metrics")
+
+    def _require_possible(self) -> None:
+        """Refuse what no number of clients can make good, by the checks of the set-up itself."""
+        fewest = MIN_CLIENTS
+        if self.n_neighbours is not None:
+            require_integer("n_neighbours", self.n_neighbours, 2, MAX_CLIENTS - 1)
+            fewest = self.n_neighbours + 1
+        elif self.threshold_share < 1 / 2:  # where few clients round it up to a majority, 1/2 gives the same
+            raise ConfigError(
+                f"expected at least 1/2 (a majority of the clients), got {self.threshold_share}",
+                key="threshold_share",
+            )
+        self.grid(fewest)
+        try:
+            self.params(n_clients=fewest, dimension=1)
+        except ConfigError as error:
+            if error.key != "threshold":
+                raise
+            said = f"{self.threshold_share} gives a threshold that cannot be: {error.reason}"
+            raise ConfigError(said, key="threshold_share") from None
 
     @property
     def largest_weight(self) -> int:

@@ -147,8 +147,8 @@ class SecureAggregation(Strategy):
     `run_config` is the ServerApp's `context.run_config`; it may be left out where that is empty.
 
     Raises:
-        ConfigError: a strategy that needs each client's own result; a roster without the profile, or the
-            other way round.
+        ConfigError: a strategy that needs each client's own result, or weighs by another key than the
+            proposal; a roster without the profile, or the other way round.
     """
 
     def __init__(
@@ -163,6 +163,7 @@ class SecureAggregation(Strategy):
         poll_seconds: float = POLL_SECONDS,
     ) -> None:
         _refuse_unservable(strategy)
+        _refuse_another_weight(strategy, proposal)
         self.strategy = strategy
         self._train_seconds = train_seconds
         self._coordinator = Coordinator(
@@ -251,5 +252,18 @@ def _refuse_unservable(strategy: object) -> None:
             raise ConfigError(
                 f"{type(strategy).__name__} needs each client's own result, which nobody sees here",
                 key="strategy",
+            )
+        strategy = getattr(strategy, "strategy", None)
+
+
+def _refuse_another_weight(strategy: object, proposal: Proposal) -> None:
+    """Refuse a strategy that would look for another weight in the reply than the one that is summed."""
+    while strategy is not None:
+        key = getattr(strategy, "weighted_by_key", None)
+        if isinstance(key, str) and key != proposal.weight_key:
+            raise ConfigError(
+                f"the strategy has weighted_by_key={key!r}, the proposal {proposal.weight_key!r}: both need "
+                "the name that the clients' mod has",
+                key="weight_key",
             )
         strategy = getattr(strategy, "strategy", None)

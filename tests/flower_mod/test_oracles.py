@@ -204,7 +204,7 @@ def test_a_message_that_makes_the_mod_fail_is_answered_without_its_exception(tmp
     def spoil(index: int, message: Any) -> None:
         record = message.content[fl.wire.RECORD]
         if index == 1 and record["step"] == "advertise":
-            record["terms"] = str(record["terms"]).replace('"n_neighbours": null', '"n_neighbours": "x"')
+            record["terms"] = "[" * 100_000  # too deep for the parser
 
     grid.tamper = spoil
     fl.secure(N).start(grid, fl.start_arrays(), num_rounds=1)

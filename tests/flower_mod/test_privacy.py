@@ -191,6 +191,7 @@ def test_a_proposal_for_one_client_only_has_the_same_end(tmp_path: Path) -> None
         ("{", "["),
         ('"clip": 8.0', '"clip": "8"'),
         ('"clip": 8.0', '"clip": NaN'),
+        ('"n_neighbours": null', '"n_neighbours": "x"'),
         ('"clip"', '"clap"'),
         ('"cohort": [0', '"cohort": ["0"'),
         ('"cohort": [0', '"cohort": [0, 0'),

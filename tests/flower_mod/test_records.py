@@ -120,6 +120,25 @@ def test_the_digest_covers_arrays_arrays_names_and_configuration_but_not_the_ord
         ({"metrics": "loss"}, "metrics"),
         ({"weighting": "none"}, "weighting"),
         ({"max_weight": 0}, "max_weight"),
+        ({"n_rounds": 0}, "n_rounds"),
+        ({"n_rounds": 2.0}, "n_rounds"),
+        ({"modulus_bits": 80}, "modulus_bits"),
+        ({"modulus_bits": 14}, "modulus_bits"),  # two weights of 10,000 fit no ring of 14 bits
+        ({"n_neighbours": 3}, "n_neighbours"),
+        ({"n_neighbours": "x"}, "n_neighbours"),
+        ({"threshold_share": 0.2}, "threshold_share"),
+        ({"threshold_share": 0.2, "n_neighbours": 12}, "threshold_share"),
+        ({"threshold_share": 0.4, "n_neighbours": 12, "profile": "active"}, "threshold_share"),
+        ({"threshold_share": "2/3"}, "threshold_share"),
+        ({"clip": "8"}, "clip"),
+        ({"clip": True}, "clip"),
+        ({"clip": float("nan")}, "clip"),
+        ({"clip": 1e300}, "clip"),
+        ({"clip": 10**400}, "clip"),
+        ({"clip": 1e10}, "modulus_bits"),  # nor does it fit 32 bits in steps of one
+        ({"weight_key": 5}, "weight_key"),
+        ({"metrics": 5}, "metrics"),
+        ({"metrics": (5,)}, "metrics"),
     ],
 )
 def test_a_proposal_that_makes_no_sense_is_refused_by_name(changes: dict[str, object], key: str) -> None:
@@ -128,9 +147,27 @@ def test_a_proposal_that_makes_no_sense_is_refused_by_name(changes: dict[str, ob
     assert raised.value.key == key
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"threshold_share": 1 / 2},
+        {"threshold_share": 1 / 2, "n_neighbours": 12, "profile": "active"},
+        {"threshold_share": 0.4, "n_neighbours": 12},  # half of the neighbours is enough under semi_honest
+        {"modulus_bits": 64, "clip": 1e10},
+        {"clip": 8},
+        {"metrics": ["loss"]},
+        {"n_rounds": 1 << 16},
+    ],
+)
+def test_a_proposal_that_some_clients_could_take_is_made(fields: dict[str, object]) -> None:
+    proposal = fl.Proposal(**fields)
+    proposal.params(n_clients=13, dimension=9)
+    proposal.grid(13)
+
+
 def test_a_proposal_without_headroom_for_the_weights_is_refused() -> None:
     with pytest.raises(ConfigError, match="no headroom"):
-        fl.Proposal(modulus_bits=8, max_weight=10_000).grid(3)
+        fl.Proposal(modulus_bits=15, max_weight=10_000).grid(4)
 
 
 def test_every_field_of_a_proposal_is_in_its_digest() -> None:

@@ -223,6 +223,15 @@ def test_a_strategy_that_needs_each_clients_result_is_refused() -> None:
         fl.secure(N, strategy=fl.Krum())
 
 
+def test_a_strategy_that_weighs_by_another_key_than_the_proposal_is_refused() -> None:
+    for strategy in (fl.fedavg(N, weighted_by_key="rows"), fl.SimpleNamespace(strategy=fl.fedavg(N))):
+        proposal = fl.Proposal(weight_key="samples")
+        with pytest.raises(ConfigError, match=r"weighted_by_key='.*', the proposal 'samples'") as raised:
+            fl.secure(N, proposal, strategy=strategy)
+        assert raised.value.key == "weight_key"
+    fl.secure(N, fl.Proposal(weight_key="rows"), strategy=fl.fedavg(N, weighted_by_key="rows"))
+
+
 def test_every_strategy_of_central_differential_privacy_is_refused() -> None:
     from flwr.server import strategy as legacy
     from flwr.serverapp import strategy as message_api
