@@ -25,7 +25,7 @@ from ..errors import ConfigError, PhaseError, SecureAggregationError, TooFewClie
 from ..secagg import Roster, Server
 from ..secagg.phases import DONE, ROUND_START, SETUP_PHASES
 from . import wire
-from .exchanges import Envelope, RoundRecord, exchange
+from .exchanges import Envelope, RoundRecord, exchange, refusal_in
 from .proposal import MIN_CLIENTS, Proposal
 from .records import Model, config_digest, content_digest
 
@@ -92,6 +92,11 @@ class Coordinator:
         started = time.monotonic()
         try:
             return self._round(grid, messages, train_seconds)
+        except TooFewClientsError as error:
+            self._setup = None
+            said = "; ".join(filter(None, [str(error), record.commonest_refusal()]))
+            record.error = f"{type(error).__name__}: {said}"
+            raise TooFewClientsError(said, culprits=error.culprits) from error
         except Exception as error:
             self._setup = None
             record.error = f"{type(error).__name__}: {error}"
@@ -128,9 +133,10 @@ class Coordinator:
         while setup.server.phase != DONE:
             frames = self._step(grid, setup, frames, self._plain(setup), self._step_seconds)
         setup.number += 1
-        survivors = frozenset(node for node, i in setup.client_ids.items() if i in setup.server.survivors)
-        self.history[-1].survivors = len(survivors)
-        return self._decode(setup.server, model), survivors
+        mean = self._decode(setup.server, model)
+        survivors = [node for node, i in setup.client_ids.items() if i in setup.server.survivors]
+        self.history[-1].survivors = tuple(sorted(survivors))
+        return mean, frozenset(survivors)
 
     def _open(
         self, grid: Grid, nodes: Collection[int], model: Model, digest: bytes
@@ -188,15 +194,10 @@ class Coordinator:
             return {node: index for index, node in enumerate(sorted(nodes))}
 
         def take(node: int, reply: Message) -> None:
-            try:
-                if reply.has_error():
-                    raise SecureAggregationError(str(reply.error.reason))
-                client_id = wire.field(reply.content, "client_id", int)
-            except SecureAggregationError as error:
-                log.warning("secure aggregation: node %d left out: %s", node, error)
-                return
-            if client_id in roster and client_id not in known.values():
-                known[node] = client_id
+            client_id = wire.field(reply.content, "client_id", int)
+            if client_id not in roster or client_id in known.values():
+                raise SecureAggregationError(f"client {client_id} is not on the roster, or is another node")
+            known[node] = client_id
 
         unknown = [node for node in nodes if node not in known]
         if unknown:
@@ -224,12 +225,7 @@ class Coordinator:
         self, grid: Grid, setup: _Setup, requests: Mapping[int, RecordDict], seconds: float | None
     ) -> Frames:
         def take(node: int, reply: Message) -> None:
-            try:
-                if reply.has_error():
-                    raise SecureAggregationError(str(reply.error.reason))
-                setup.server.receive(setup.client_ids[node], wire.frame_of(reply.content))
-            except SecureAggregationError as error:
-                log.warning("secure aggregation: node %d out of %s: %s", node, setup.server.phase, error)
+            setup.server.receive(setup.client_ids[node], wire.frame_of(reply.content))
 
         by_node = {node: requests[i] for node, i in setup.client_ids.items() if i in requests}
         self._send(grid, setup.server.phase, by_node, take, seconds)
@@ -246,12 +242,24 @@ class Coordinator:
         record, envelope = self.history[-1], self._envelope
         if envelope is None:
             raise PhaseError("no round is under way")
+
+        def take_or_leave_out(node: int, reply: Message) -> None:
+            said = refusal_in(reply)
+            try:
+                if not said:
+                    take(node, reply)
+            except SecureAggregationError as error:
+                said = f"{type(error).__name__}: {error}"
+            if said:
+                kept = record.leave_out(node, said)
+                log.warning("secure aggregation: node %d out of %s: %s", node, step, kept)
+
         record.exchanges.append(
             exchange(
                 grid,
                 step,
                 requests,
-                take=take,
+                take=take_or_leave_out,
                 envelope=envelope,
                 seconds=seconds,
                 poll_seconds=self.poll_seconds,

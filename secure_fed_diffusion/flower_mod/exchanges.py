@@ -4,12 +4,17 @@ Flower's `Grid.send_and_receive` looks for replies every 3 s; this one looks eve
 when all have answered or the time is up.  A reply is matched by the message that it answers, so one that
 comes after its exchange is over is never taken.
 
+A round's record keeps why a node was left out, in the node's own words.  The mod says no other than its own
+texts, none of which depends on the data; what an exception in the app says may, so Flower's report of one is
+not repeated.  A client that lies says what it likes, on one line of at most `LONGEST_REFUSAL` characters.
+
 Not protected against: the other fixed poll, a SuperNode that looks for messages every 3 s.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +22,9 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from . import wire
+
+LONGEST_REFUSAL = 300
+APP_FAILED = (0, 1, 2)  # flwr.common.constant.ErrorCode: Flower sends what an exception in the app says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,14 +56,44 @@ class Envelope:
 
 @dataclass(slots=True, kw_only=True)
 class RoundRecord:
-    """What a round took and how it ended; `error` is the typed error's name and text, or empty."""
+    """What a round took, who is in its mean, who was left out and why, and how it ended.
+
+    `survivors` are the nodes in the mean, ascending.  `refusals` says of each node that was left out with a
+    word what that was: the node's own, or what is wrong with its frame.  A node in neither did not answer in
+    time, or waits for the next set-up; one in both failed after its input had come.  `error` is the typed
+    error's name and text, or empty.
+    """
 
     round: int
     exchanges: list[Exchange] = field(default_factory=list)
     server_seconds: float = 0.0
-    survivors: int = 0
+    survivors: tuple[int, ...] = ()
+    refusals: dict[int, str] = field(default_factory=dict)
     n_clients: int = 0
     error: str = ""
+
+    def leave_out(self, node_id: int, said: str) -> str:
+        """Write down why a node is out; return it as it is kept."""
+        cut = said if len(said) <= LONGEST_REFUSAL else said[: LONGEST_REFUSAL - 1] + "…"
+        self.refusals[node_id] = "".join(c if c.isprintable() else " " for c in cut)
+        return self.refusals[node_id]
+
+    def commonest_refusal(self) -> str:
+        """Return what most nodes were left out for, and how many these are; empty without refusals."""
+        if not self.refusals:
+            return ""
+        [(said, count)] = Counter(self.refusals.values()).most_common(1)
+        return f"{count} of {len(self.refusals)} refusals: {said}"
+
+
+def refusal_in(reply: Message) -> str:
+    """Return what a node says where it answers with an error, else nothing."""
+    if not reply.has_error():
+        return ""
+    error = reply.error
+    if error.code in APP_FAILED:
+        return f"the app failed outside the mod (Flower's error {error.code}); the node's own log says how"
+    return error.reason or f"Flower's error {error.code}"
 
 
 def exchange(
