@@ -22,7 +22,7 @@ from flwr.serverapp import Grid
 
 from ..entropy import Entropy, system
 from ..errors import ConfigError, PhaseError, SecureAggregationError, TooFewClientsError
-from ..secagg import Roster, Server
+from ..secagg import Roster, SecAggParams, Server
 from ..secagg.phases import DONE, ROUND_START, SETUP_PHASES
 from . import wire
 from .exchanges import Envelope, RoundRecord, exchange, refusal_in
@@ -75,6 +75,7 @@ class Coordinator:
         self._setup: _Setup | None = None
         self._attempt = 0
         self._known_ids: dict[int, int] = {}
+        self._told: set[int] = set()
 
     def mean(
         self, grid: Grid, messages: Sequence[Message], *, train_seconds: float | None
@@ -168,6 +169,7 @@ class Coordinator:
         )
         self._attempt += 1
         session = terms.session(run_id=grid.run.run_id, roster=self._roster)
+        self._tell_what_is_borne(session.params)
         setup = self._setup = _Setup(Server(session), client_ids)
         proposed = {
             client_id: wire.request("advertise", terms=terms.to_json(), client_id=client_id)
@@ -177,6 +179,16 @@ class Coordinator:
         while setup.server.phase in SETUP_PHASES:
             opening = self._step(grid, setup, opening, self._plain(setup), self._step_seconds)
         return setup, opening, session.cohort
+
+    def _tell_what_is_borne(self, params: SecAggParams) -> None:
+        """Log how many dropouts a set-up bears, once for each number of clients."""
+        if params.n_clients in self._told:
+            return
+        self._told.add(params.n_clients)
+        spare = self.proposal.spare(params.n_clients)
+        said = "secure aggregation: a round among %d clients bears %d dropouts (threshold %d of %d)"
+        level = logging.INFO if spare else logging.WARNING
+        log.log(level, said, params.n_clients, spare, params.threshold, params.n_holders)
 
     def _pays_for(self, setup: _Setup, nodes: Collection[int], dimension: int) -> bool:
         params = setup.server.session.params

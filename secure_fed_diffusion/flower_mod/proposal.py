@@ -138,6 +138,18 @@ class Proposal:
             n_rounds=self.n_rounds,
         )
 
+    def spare(self, n_clients: int) -> int:
+        """Return how many dropouts a round among `n_clients` bears, in whatever step.
+
+        A client's own policy may bear fewer.  With `n_neighbours` they are counted among the holders of one
+        client's secrets: more are borne where they lie apart.
+
+        Raises:
+            ConfigError: no set-up fits this number of clients.
+        """
+        params = self.params(n_clients=n_clients, dimension=1)
+        return params.n_holders - params.threshold
+
     def grid(self, n_clients: int) -> FixedPoint:
         """Return the finest grid on which the sum of `n_clients` scaled vectors, and of weights, cannot wrap.
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from secure_fed_diffusion.errors import TooFewClientsError
+from secure_fed_diffusion import secagg
+from secure_fed_diffusion.errors import PolicyError, TooFewClientsError
 
 fl = pytest.importorskip("tests.flower_mod.federation", reason="flwr is not installed")
 N = 5
+ROOT = Path(__file__).parents[2]
 OTHER = "PolicyError: the server asks for a weight or a metric that this client does not name"
+STEPS = ("advertise", "share_keys", "masked_input", "unmask")
 
 
 def nodes(*indices: int) -> tuple[int, ...]:
@@ -107,3 +111,67 @@ def test_an_error_without_a_reason_is_named_by_its_number(tmp_path: Path) -> Non
     grid = fl.federation(N, tmp_path)
     grid.apps[fl.FIRST_NODE] = says(8, None)
     assert one_round(grid).refusals == {fl.FIRST_NODE: "Flower's error 8"}
+
+
+@pytest.mark.parametrize(("n", "spare", "level"), [(3, 0, "WARNING"), (4, 1, "INFO")])
+def test_the_log_says_once_at_the_start_how_many_dropouts_are_borne(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, n: int, spare: int, level: str
+) -> None:
+    grid, strategy = fl.federation(n, tmp_path), fl.secure(n)
+    caplog.set_level(logging.INFO, logger="flwr")  # the Grid in memory has silenced it
+    strategy.start(grid, fl.start_arrays(), num_rounds=2)
+    ours = [record for record in caplog.records if record.getMessage().startswith("secure aggregation")]
+    assert len([record for record in strategy.history if record.exchanges[0].step == "advertise"]) == 2
+    assert [(record.levelname, record.getMessage()) for record in ours] == [
+        (
+            level,
+            f"secure aggregation: a round among {n} clients bears {spare} dropouts (threshold 3 of {n})",
+        )
+    ]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("n", [3, 4, 6])
+def test_a_round_bears_as_many_dropouts_as_the_proposal_says_and_no_more(
+    tmp_path: Path, n: int, step: str
+) -> None:
+    spare = fl.Proposal().spare(n)
+    for lost in (spare, spare + 1):
+        grid = fl.federation(n, tmp_path / str(lost))
+        grid.faults |= {(index, step): "drop" for index in range(lost)}
+        assert (one_round(grid).error == "") == (lost == spare)
+
+
+def test_the_safe_policy_asks_for_three_survivors_whatever_the_threshold_leaves(tmp_path: Path) -> None:
+    for step, ends in (("masked_input", False), ("unmask", True)):
+        grid = fl.federation(3, tmp_path / step)
+        grid.faults[0, step] = "drop"
+        record = one_round(grid, fl.Proposal(threshold_share=1 / 2))
+        assert (record.error == "") == ends
+    assert fl.Proposal(threshold_share=1 / 2).spare(3) == 1
+
+
+def test_under_active_the_safe_policy_refuses_a_bare_majority_of_an_odd_number() -> None:
+    proposal = fl.Proposal(threshold_share=1 / 2, profile="active")
+    secagg.Policy().check(proposal.params(n_clients=6, dimension=1))
+    with pytest.raises(PolicyError, match="threshold"):
+        secagg.Policy().check(proposal.params(n_clients=5, dimension=1))
+
+
+@pytest.mark.parametrize("profile", ["semi_honest", "active"])
+def test_the_dropouts_of_a_sparse_graph_are_counted_among_one_clients_holders(profile: str) -> None:
+    proposal = fl.Proposal(n_neighbours=12, profile=profile)
+    assert (proposal.spare(13), proposal.spare(40)) == (4, 4)
+    params, vectors = proposal.params(n_clients=16, dimension=1), {i: [1] for i in range(16)}
+    lost = dict.fromkeys(range(proposal.spare(16)), "masked_input")
+    assert len(secagg.simulate(params, vectors, dropouts=lost).survivors) == 12
+
+
+def test_the_readmes_table_is_what_the_proposal_says() -> None:
+    text = (ROOT / "secure_fed_diffusion/flower_mod/README.md").read_text(encoding="utf-8")
+    rows = [row.strip("| ").split(" | ") for row in text.splitlines() if row.startswith("| ")]
+    (clients,) = [row[1:] for row in rows if row[0] == "clients"]
+    shares = {"=2/3`, the default": fl.Proposal(), "=1/2`, the least": fl.Proposal(threshold_share=1 / 2)}
+    for start, proposal in shares.items():
+        (borne,) = [row[1:] for row in rows if start in row[0]]
+        assert [int(cell) for cell in borne] == [proposal.spare(int(n)) for n in clients]
