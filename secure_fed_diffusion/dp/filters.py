@@ -5,8 +5,9 @@ aggregation: after the survivors are known, before the unmask frame leaves).  As
 steps are released, the whole is (ε, δ)-DP at the filter's ε, however the steps were chosen.
 
 Not protected against: reading the sum spent so far as an ε; a filter's guarantee is its budget, nothing
-less.  Within a run nobody asks it (a plan's guarantee is PLD at its least number of survivors); several runs
-on one data set do (`spending`): what the next one is depends on what the last one released.
+less; views that change between steps: whom to withstand is fixed before them, as the order is.  Within a run
+nobody asks it (a plan's guarantee is PLD at its least number of survivors); several runs on one data set do
+(`spending`): what the next one is depends on what the last one released.
 
 Source: Feldman and Zrnic 2021, "Individual Privacy Accounting via a Rényi Filter"; the
 conversion to ε: Canonne, Kamath and Steinke 2020, Proposition 12.

@@ -4,6 +4,10 @@ A run RESERVES its whole plan before any work and is refused if the sum over all
 is counted in full until it SETTLES, when it is over, for what its own ledger then shows.  A run that was
 killed or given up stays counted in full until it is resumed and ends.
 
+Against whom the budget holds is said in `spending`: all servers but those of mode `central`, with as many
+clients as any of the runs is to withstand.  A run that has to withstand more of them makes the earlier ones
+dearer, and is refused if they do not hold against so many.
+
 Hash-chained like a run's own ledger; each step locks the file, reads it, appends and syncs, so runs may
 go on side by side.
 
@@ -49,7 +53,8 @@ class SharedLedger:
         """Return ε of all runs so far and `wanted`, or refuse it; writes nothing.
 
         Raises:
-            BudgetExceededError: names the budget, and what the earlier runs hold of it.
+            BudgetExceededError: names the budget, what the earlier runs hold of it, and the run whose
+                colluders raise the price of others.
             ConfigError: the ledger was begun for another data set, unit, δ or budget.
             LedgerError: a line of it was altered.
         """
@@ -160,6 +165,7 @@ class SharedLedger:
                 f"the data set {self._terms.dataset!r} would reach ε = {reached:.4f} at "
                 f"δ = {self._terms.delta:g}, its budget is {self._terms.budget_epsilon:g}; {len(others)} "
                 f"earlier runs hold ε = {held:.4f} of it ({n_open} of them not ended: counted in full){alone}"
+                f"{after.raised_by(wanted.run_id)}"
             )
         return after, reached
 
@@ -202,7 +208,9 @@ def _require_within(spending: Spending, line: int) -> None:
     """
     taken, budget = spending.epsilon(), spending.terms.budget_epsilon
     if taken > budget * (1 + _ARITHMETIC_TOLERANCE):
-        raise LedgerError(f"ε = {taken:.6g} is more than the budget {budget:g}", line=line)
+        raise LedgerError(
+            f"ε = {taken:.6g} is more than the budget {budget:g}{spending.raised_by()}", line=line
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,10 +224,16 @@ class SharedReport:
     head: str
     truncation_excluded: bool
 
+    @property
+    def adversary(self) -> str:
+        """Say against whom the budget holds now."""
+        return Spending(self.terms, self.holdings).adversary
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON types."""
         return {
             "terms": asdict(self.terms),
+            "adversary": self.adversary,
             "runs": {
                 run_id: {
                     "guard": holding.reservation.guard.key,
@@ -252,10 +266,13 @@ def verify_shared(path: Path | str, *, head: str | None = None) -> SharedReport:
     if head is not None and head not in {entry.digest for entry in entries}:
         raise LedgerError(f"the anchor is not in the chain of {len(entries)} lines: its tail was cut")
     for entry, (spending, recorded) in zip(entries, _replay(entries), strict=True):
+        _require_within(spending, entry.line)  # first: of an earlier version's line it says more
         recomputed = spending.epsilon()
         if not math.isclose(recorded, recomputed, rel_tol=_ARITHMETIC_TOLERANCE, abs_tol=1e-9):
-            raise LedgerError(f"it records ε = {recorded:.6g}, recomputed {recomputed:.6g}", line=entry.line)
-        _require_within(spending, entry.line)
+            raise LedgerError(
+                f"it records ε = {recorded:.6g}, recomputed {recomputed:.6g}{spending.raised_by()}",
+                line=entry.line,
+            )
     return SharedReport(
         terms=spending.terms,
         holdings=spending.holdings,

@@ -1,25 +1,35 @@
 """What several runs hold of one data set's budget, and the rules that a further run must obey.
 
 Writer and auditor share these rules, as they do for one run (`account`).  Knows no file.  Mechanisms are
-composed (ε is never added up), each as the guard view of its own run sees it: the adversary is everybody whom
-each run was promised to withstand, together.
+composed (ε is never added up), all as one adversary sees them.
+
+The adversary is the servers of all runs, together with up to C clients of each and whoever holds the
+released models; not the server of a run in mode `central`, which that run trusts, and the budget with it.  C
+is the largest number of colluders that any run here was promised to withstand, ended runs included unless
+they released nothing.  A run that was planned for fewer than C is priced at one noise
+share, that of a client whose update is read, and at none where no more than C have to survive: its threshold
+kept single updates from its own colluders, and from no more of them.  A `local` run is priced at one share
+always: it holds against all other clients.
 
 A run that is alone is priced by the terms' accountant: its plan was fixed before anything was released.  What
 comes after it may depend on what it released, and PLD does not compose plans that were chosen so; therefore
-several runs go through a Rényi filter together.  Its order is the one that suits the first plan best, fixed
-before any release.  A run whose plan alone is more than the filter has takes the whole budget: from its first
-release on no other one is admitted, however little it spends in the end.
+several runs go through a Rényi filter together.  Its order is the one that suits the first plan best in its
+own guard view, fixed before any release, whatever C comes to be.  A run whose plan alone is more than the
+filter has takes the whole budget: from its first release on no other one is admitted, however little it
+spends in the end.
 
 Guarantees: as long as only admitted runs release anything, all of them together are (`budget_epsilon`,
-`delta`)-DP, whoever chose the later plans, seeing what, and whenever runs were ended (Feldman and Zrnic
-2021).
+`delta`)-DP against that adversary, whoever chose the later plans, seeing what, and whenever runs were ended
+(Feldman and Zrnic 2021).  A later run may raise C; it is admitted only if all earlier ones hold against so
+many.  Against c clients this is a bound on every set of outcomes in which some run here names c or more.
 
 A record is at one client of each run, nobody says at which: each mechanism counts as often as it did at
 the client that used it most.
 
-Not protected against: one person with several records; a record that two clients of one run both hold;
-reading what is taken so far as an ε: the guarantee is the budget, nothing less; an accountant whose list of
-orders changed between two runs.  For `replace_one` no filter is known: there a second run is refused.
+Not protected against: more than C clients; the server of a `central` run; one person with several records;
+a record that two clients of one run both hold; reading what is taken so far as an ε: the guarantee is the
+budget, nothing less; an accountant whose list of orders changed between two runs.  For `replace_one` no
+filter is known: there a second run is refused.
 
 >>> terms = DatasetTerms(dataset="digits", unit="example", relation="add_remove", delta=1e-5,
 ...                      budget_epsilon=3.0, accountant="pld")
@@ -71,7 +81,7 @@ class Reservation:
     """The most that one run can spend on any record: uses of each mechanism, by its name in the run."""
 
     run_id: str
-    guard: View  # the adversary against whom this run holds its own budget
+    guard: View  # the adversary against whom this run holds its own budget; several withstand more
     mechanisms: Mapping[str, Mechanism]
     counts: Mapping[str, int]
 
@@ -162,15 +172,45 @@ class Spending:
         run_id = holding.reservation.run_id
         return Spending(self.terms, MappingProxyType({**self.holdings, run_id: holding}))
 
+    @property
+    def colluders(self) -> int:
+        """C: the most clients together with the servers that any run here was promised to withstand."""
+        return max((holding.reservation.guard.colluders for holding in self._releasing()), default=0)
+
+    @property
+    def adversary(self) -> str:
+        """Say against whom the budget holds now."""
+        clients = f"up to {_several('client', self.colluders)} of each run" if self.colluders else "no client"
+        return f"every server but those of mode central, with {clients}"
+
+    def raised_by(self, this_run: str | None = None) -> str:
+        """Say which run's colluders make others dearer than alone; empty where none does, or only one counts.
+
+        `this_run` is called so, as a run that is only asked about has no id yet.
+        """
+        sums = [held.reservation for held in self._releasing() if held.reservation.guard.name == "sum"]
+        if all(run.guard.colluders == self.colluders for run in sums):
+            return ""
+        most = next(run.run_id for run in sums if run.guard.colluders == self.colluders)
+        whose = "this run" if most == this_run else f"run {most}"
+        colluders = _several("colluder", self.colluders)
+        return (
+            f"; {whose} is to withstand {colluders}, and with it all: one that was planned for fewer counts "
+            "with one noise share at most (dp.spending)"
+        )
+
+    def _releasing(self) -> list[Holding]:
+        return [holding for holding in self.holdings.values() if any(holding.counts.values())]
+
     def epsilon(self) -> float:
         """Return how much of the budget is taken, as an ε at the data set's δ; `math.inf` for more than all.
 
         Alone, a run takes what the accountant says of it; several take what the filter says.
         """
         terms, counts = self.terms, Counter[Mechanism]()
-        releasing = [holding for holding in self.holdings.values() if any(holding.counts.values())]
+        releasing, colluders = self._releasing(), self.colluders
         for holding in releasing:
-            counts.update(_as_seen(holding.reservation, holding.counts))
+            counts.update(_as_seen(holding.reservation, holding.counts, colluders))
         if len(releasing) < 2:
             return epsilon(counts, delta=terms.delta, view=_COMMON_VIEW, accountant=terms.accountant)
         limit = self._filter()
@@ -181,9 +221,13 @@ class Spending:
         return math.inf if beyond_proof else taken
 
     def _filter(self) -> RenyiFilter | None:
-        """Return the filter for all runs, of the order at which the first plan takes the least of it."""
+        """Return the filter for all runs, of the order at which the first plan takes the least of it.
+
+        In that plan's own view: an order that moved with C would be chosen after releases, and an adversary
+        who is withstood before and after would have two filters' δ.
+        """
         first = next(h.reservation for h in self.holdings.values() if any(h.reservation.counts.values()))
-        plan, shares = _as_seen(first, first.counts), {}
+        plan, shares = _as_seen(first, first.counts, first.guard.colluders), {}
         for order in RENYI_ORDERS:
             budget = min(self.terms.budget_epsilon, LARGEST_EPSILON)
             try:
@@ -194,17 +238,32 @@ class Spending:
         return min(shares, key=shares.__getitem__, default=None)
 
 
+def _several(noun: str, count: int) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _fits(limit: RenyiFilter, run: Reservation) -> bool:
-    plan = _as_seen(run, run.counts)
+    # As its own guard sees it: against that adversary it may have been alone, at its accountant's price.
+    plan = _as_seen(run, run.counts, run.guard.colluders)
     return renyi_divergence(plan, order=limit.order, view=_COMMON_VIEW) <= limit.budget
 
 
-def _as_seen(reservation: Reservation, counts: Mapping[str, int]) -> Counter[Mechanism]:
+def _as_seen(run: Reservation, counts: Mapping[str, int], colluders: int) -> Counter[Mechanism]:
     seen: Counter[Mechanism] = Counter()
     for name, count in counts.items():
         if count:
-            seen[seen_by(reservation.guard, reservation.mechanisms[name])] += count
+            mechanism = run.mechanisms[name]
+            seen[seen_by(_view_with(colluders, run.guard, mechanism), mechanism)] += count
     return seen
+
+
+def _view_with(colluders: int, guard: View, mechanism: Mechanism) -> View:
+    """Return what a run of `guard` is to the servers and `colluders` clients, at least its own."""
+    if guard.name != "sum" or colluders == guard.colluders:
+        return guard
+    # 2t > holders + c was checked for the run's own c: with more, a lying server may read one update alone.
+    views = (View(name="sum", colluders=colluders), View(name="raw_update"))
+    return min(views, key=mechanism.noise_shares)
 
 
 def seen_by(view: View, mechanism: Mechanism) -> Mechanism:

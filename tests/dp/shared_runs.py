@@ -8,6 +8,7 @@ from typing import Any
 
 from secure_fed_diffusion.dp import Mechanism, View, epsilon
 from secure_fed_diffusion.dp.accounting import RENYI_ORDERS, renyi_divergence
+from secure_fed_diffusion.dp.mechanism import INNER_STDDEV
 from secure_fed_diffusion.dp.spending import DatasetTerms, Reservation
 from tests.dp.plans import MODEL, shares
 
@@ -29,6 +30,12 @@ def dataset(**changes: Any) -> DatasetTerms:
 def run(name: str, count: int = 40, mechanism: Mechanism | None = None, guard: View = SUM_1) -> Reservation:
     mechanisms = {"training": mechanism or shares(8192.0)}
     return Reservation(run_id=name, guard=guard, mechanisms=mechanisms, counts={"training": count})
+
+
+def planned(name: str, colluders: int, multiplier: float, count: int = 100) -> Reservation:
+    """A run with `multiplier` against the server and `colluders` clients, of at least 5 that survive."""
+    step = shares(math.hypot(8192.0 * multiplier, INNER_STDDEV) / math.sqrt(5 - colluders))
+    return run(name, count, step, View(name="sum", colluders=colluders))
 
 
 def spent(*counts: int) -> float:

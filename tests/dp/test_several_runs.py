@@ -96,8 +96,8 @@ def test_nothing_is_admitted_beyond_what_the_filter_is_proven_for(path: Path) ->
         book.reserve(run("b", 200, loud, MODEL))
 
 
-def test_each_run_is_seen_by_its_own_guard(path: Path) -> None:
-    """One run's server is trusted, another's is not: the adversary is both guards together."""
+def test_a_run_with_a_trusted_server_is_priced_by_what_it_releases_beside_one_without(path: Path) -> None:
+    """The trusted server is not among the adversary: to it the run's own records are worth ε = ∞."""
     trusted = gaussian(8.0, rate=0.1)
     book = SharedLedger(path, dataset())
     book.reserve(run("distributed", 40))
