@@ -1,7 +1,9 @@
 """A run's part of its data set's budget: reserved before any work, settled when the run is over.
 
 `privacy.shared_ledger` names the file that all runs on the data set share, `privacy.shared_epsilon` what
-they may spend together, at `privacy.delta`.
+they may spend together, at `privacy.delta`: against the servers of all these runs but those of mode
+`central`, with as many clients as the most `federation.colluders` that one of them names (`dp.spending`).  A
+run that names more than the others makes them dearer; runs that name the same number do not.
 
 A run settles for what its ledger shows, once `testimony.require_whole` has held that to the signed heads
 and to the checkpoint.
@@ -50,7 +52,7 @@ class SharedBudget:
         """Refuse a new run whose plan the data set's budget does not cover; nothing is written.
 
         Raises:
-            BudgetExceededError: with what the earlier runs hold.
+            BudgetExceededError: with what the earlier runs hold, and whose colluders made them dearer.
         """
         self._ledger.price(self._reservation("not begun"))
 

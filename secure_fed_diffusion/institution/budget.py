@@ -1,8 +1,10 @@
 """What an institution's records may cost over all agreements that it ever joins: its own ledger.
 
 Each agreement is counted in full (every round of this client, and the repeats that the plan reserves) when it
-is joined, as the agreement's own guard view sees it, by this institution's own δ and accountant; it is
-refused if the sum would overspend.  When a run is over it is counted for what this institution's own ledger
+is joined, by this institution's own δ and accountant; it is refused if the sum would overspend.  The budget
+holds against the coordinators of all agreements together but those of mode `central`, with as many clients as
+any agreement is to withstand (`dp.spending`): one with more colluders makes the earlier ones dearer, and is
+refused if they cost too much so.  When a run is over it is counted for what this institution's own ledger
 of that run shows.  Nothing is joined while `spent.jsonl` counts less than the runs' ledgers beside it show:
 it was lost, exchanged or put back to an earlier line.
 

@@ -98,7 +98,7 @@ def spent(settings: InstitutionSettings) -> str:
     budget, path = settings.budget, Path(settings.machine.state) / SPENT
     promised = (
         f"of {budget.epsilon:g} ({budget.accountant.upper()}) at δ = {budget.delta:g}, unit: {budget.unit}, "
-        f"relation: {budget.relation}, each run in its own view"
+        f"relation: {budget.relation}"
     )
     shown = charges_beside(path)
     try:
@@ -109,8 +109,8 @@ def spent(settings: InstitutionSettings) -> str:
     require_counted(shown, report.holdings.get)
     n_open = sum(not holding.settled for holding in report.holdings.values())
     return (
-        f"ε = {report.epsilon:.4f} {promised}, over {len(report.holdings)} runs ({n_open} of them not ended: "
-        f"counted in full); head {report.head}"
+        f"ε = {report.epsilon:.4f} {promised}, against {report.adversary}, over {len(report.holdings)} runs "
+        f"({n_open} of them not ended: counted in full); head {report.head}"
     )
 
 

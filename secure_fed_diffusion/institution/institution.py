@@ -6,7 +6,8 @@ refused is refused with an error that names the value, the bound and who set it.
 of a run that was joined.  LEAVE ends it, and frees what it had reserved and not spent.
 
 Formal guarantee: whatever frames come, the records are charged for every contribution that leaves, on disk
-before it leaves, and all agreements together cost at most `[budget]` in the guard view of each.
+before it leaves, and all agreements together cost at most `[budget]`, against all their coordinators but
+those of mode `central` together, with as many clients as any agreement is to withstand (`dp.spending`).
 
 Not protected against: what `federation.client` and `dp.shared` say; a coordinator that never ends a run
 keeps its reservation (`sfd institution close` ends it by hand).

@@ -221,11 +221,24 @@ def test_a_run_that_lost_the_race_lets_its_own_ledger_go(
             make(tmp_path / "second", spent, 5.0, resume=resume)
 
 
-def test_runs_of_other_modes_share_the_budget_each_in_its_own_view(tmp_path: Path, spent: Path) -> None:
+def test_a_run_with_a_trusted_server_shares_the_budget_of_one_without(tmp_path: Path, spent: Path) -> None:
     begin(tmp_path / "first", spent, 9.0)
     begin(tmp_path / "second", spent, 9.0, "privacy.mode=central")
-    held = verify_shared(spent).holdings.values()
-    assert [holding.reservation.guard.key for holding in held] == ["sum_c0", "released_model"]
+    report = verify_shared(spent)
+    guards = [holding.reservation.guard.key for holding in report.holdings.values()]
+    assert guards == ["sum_c0", "released_model"]
+    assert report.adversary == "every server but those of mode central, with no client"
+
+
+def test_a_run_that_names_more_colluders_than_an_earlier_one_is_refused_where_that_one_costs_too_much_so(
+    tmp_path: Path, spent: Path
+) -> None:
+    """Three shares of noise protect the first run from its server alone, one from a server with a client."""
+    begin(tmp_path / "first", spent, 9.0)
+    with pytest.raises(BudgetExceededError, match="this run is to withstand 1 colluder, and with it all"):
+        make(tmp_path / "second", spent, 9.0, "federation.colluders=1", "privacy.epsilon=1.0")
+    assert not (tmp_path / "second").exists()
+    begin(tmp_path / "alike", spent, 9.0, "privacy.epsilon=1.0")
 
 
 @pytest.mark.parametrize(

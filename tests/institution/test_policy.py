@@ -15,7 +15,9 @@ from secure_fed_diffusion.errors import (
     SecureFedDiffusionError,
 )
 from secure_fed_diffusion.institution.agreement import Agreement, plan_of
+from secure_fed_diffusion.institution.check import spent
 from secure_fed_diffusion.institution.messages import Acceptance, join
+from secure_fed_diffusion.institution.settings import load
 from secure_fed_diffusion.secagg import Roster, SigningKey
 from tests.institution.consortium import Coordinator, coordinator
 
@@ -182,6 +184,22 @@ def test_a_budget_that_does_not_cover_the_plan_refuses_it(consortium: Coordinato
     assert isinstance(error, BudgetExceededError)
     assert "this institution's own budget" in str(error)
     assert "its budget is 3" in str(error)
+
+
+def test_an_agreement_with_more_colluders_is_refused_where_an_earlier_one_does_not_withstand_them(
+    consortium: Coordinator, tmp_path: Path
+) -> None:
+    path = edited(consortium, tmp_path, 0, ("colluders = 1", "colluders = 0"))
+    own = replace_path(consortium, 0, path)
+    nobody = ("federation.colluders=0", "privacy.epsilon=4.0")
+    own.institution(0).handle(join(proposal(own, *nobody)))
+    assert "against every server but those of mode central, with no client, over 1 runs" in spent(load(path))
+    settings = config.parse(own.agreement.config_text, ["privacy.epsilon=1.0"])
+    error = refusal(own, own.proposal(settings, own.plan.image_shape, run_id="0c" * 16))
+    assert isinstance(error, BudgetExceededError)
+    assert "this run is to withstand 1 colluder, and with it all" in str(error)
+    settings = config.parse(own.agreement.config_text, ["privacy.epsilon=1.0", "federation.colluders=0"])
+    own.institution(0).handle(join(own.proposal(settings, own.plan.image_shape, run_id="0c" * 16)))
 
 
 def test_a_budget_of_another_unit_refuses_it(consortium: Coordinator, tmp_path: Path) -> None:
