@@ -40,7 +40,7 @@ class Records:
         return [
             f"data set {terms.dataset}: ε = {self.shared.epsilon:.4f} of {terms.budget_epsilon:g} at "
             f"δ = {terms.delta:g} over {len(runs)} runs ({n_open} of them not ended: counted in full), "
-            f"unit {terms.unit}, each run as its own guard view sees it",
+            f"unit {terms.unit}, against {self.shared.adversary}",
             f"shared head: {self.shared.head}",
         ]
 

@@ -186,6 +186,8 @@ class FixedPoint:
         require_integer("max_weight", self.max_weight, 1, 1 << MAX_MODULUS_BITS)
         if not (math.isfinite(self.clip) and self.clip > 0):
             raise ConfigError(f"expected a finite clip > 0, got {self.clip}", key="clip")
+        if self.clip >= 2.0**MAX_MODULUS_BITS:  # no ring has room for it, nor a float for it in small steps
+            raise ConfigError(f"expected clip < 2^{MAX_MODULUS_BITS}, got {self.clip}", key="clip")
         largest_sum = self.max_clients * self.max_weight * self.max_magnitude
         if largest_sum >= 1 << (self.modulus_bits - 1):
             raise ConfigError(

@@ -178,6 +178,12 @@ def test_a_weight_may_be_numpy_s(weight: Any) -> None:
     assert grid.encode([0.5], weight=weight).vector.tolist() == [3 * 128]
 
 
+def test_no_grid_is_fine_enough_for_a_clip_beyond_the_ring() -> None:
+    for clip in (1e300, 2.0**64, 2.0**40):
+        with pytest.raises(ConfigError, match="clip|headroom"):
+            secagg.FixedPoint.finest(clip=clip, modulus_bits=32, max_clients=2)
+
+
 def test_a_grid_for_a_session_has_headroom_for_all_of_it() -> None:
     params = make_params(n_clients=5, modulus_bits=32)
     grid = secagg.FixedPoint.for_params(params, clip=4.0, max_weight=100)
@@ -224,7 +230,7 @@ def test_integers_outside_the_ring_are_not_decoded(total: Any) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("clip", bad) for bad in (0.0, math.nan, math.inf)),
+        *(("clip", bad) for bad in (0.0, math.nan, math.inf, 1e300)),
         *(("fraction_bits", bad) for bad in (-1, 65, 1.5)),
         *(("modulus_bits", bad) for bad in (7, 65, 32.0)),
         *((key, bad) for key in ("max_clients", "max_weight") for bad in (0, 2.5)),
