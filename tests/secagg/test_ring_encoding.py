@@ -180,7 +180,7 @@ def test_a_weight_may_be_numpy_s(weight: Any) -> None:
 
 def test_no_grid_is_fine_enough_for_a_clip_beyond_the_ring() -> None:
     for clip in (1e300, 2.0**64, 2.0**40):
-        with pytest.raises(ConfigError, match="clip|headroom"):
+        with pytest.raises(ConfigError, match=r"clip|headroom"):
             secagg.FixedPoint.finest(clip=clip, modulus_bits=32, max_clients=2)
 
 
