@@ -1,4 +1,4 @@
-"""Shamir's sharing: what t shares give and what t - 1 do not."""
+"""Shamir's sharing: what t shares give and what t - 1 do not, and which of more are false."""
 
 from __future__ import annotations
 
@@ -60,6 +60,53 @@ def test_exactly_the_threshold_of_shares_is_taken() -> None:
         few = dict(list(shares.items())[:count])
         with pytest.raises(RecoveryError, match="exactly threshold=3"):
             shamir.combine(few, threshold=3)
+
+
+def test_false_shares_are_located_wherever_there_is_one_nearest_polynomial() -> None:
+    """Exhaustive, up to a constant: five shares over a field of seven, threshold two, so one is corrected."""
+    lines = [
+        (secret, tuple(shamir.evaluate((secret, slope), range(5), prime=7).values()))
+        for secret, slope in product(range(7), repeat=2)
+    ]
+    located: Counter[tuple[int, ...] | None] = Counter()
+    for word in product((0,), *[range(7)] * 4):
+        moments = shamir.moments(dict(enumerate(word)), threshold=2, prime=7)
+        off = {tuple(v for v in range(5) if word[v] != line[v]): secret for secret, line in lines}
+        near = {places: secret for places, secret in off.items() if len(places) <= 1}
+        found = shamir.locate(moments, range(5), prime=7)
+        assert [found] == (list(near) or [None])
+        located[found] += 1
+        if found is not None:
+            assert shamir.leave_out(moments, found, prime=7) == near[found]
+    assert located[()] == 7
+    assert all(located[(v,)] == 7 * 6 for v in range(5))
+    assert located[None] == 7**4 - 7 - 5 * 7 * 6
+
+
+def test_whoever_is_left_out_the_others_give_the_secret_if_and_only_if_they_agree() -> None:
+    """Every choice of up to three of five holders, of every word whose first two shares are 0 and 1."""
+    lines = [
+        (secret, shamir.evaluate((secret, slope), range(5), prime=7))
+        for secret, slope in product(range(7), repeat=2)
+    ]
+    for rest in product(range(7), repeat=3):
+        word = dict(enumerate((0, 1, *rest)))
+        moments = shamir.moments(word, threshold=2, prime=7)
+        for size in range(4):
+            for left_out in combinations(range(5), size):
+                kept = [v for v in range(5) if v not in left_out]
+                through = [secret for secret, line in lines if all(line[v] == word[v] for v in kept)]
+                assert [shamir.leave_out(moments, left_out, prime=7)] == (through or [None])
+
+
+def test_below_the_threshold_nothing_is_decoded() -> None:
+    shares = shamir.split(5, (0, 1, 2, 3), threshold=3)
+    with pytest.raises(RecoveryError, match="at least threshold=3 shares, got 2"):
+        shamir.moments({v: shares[v] for v in (0, 1)}, threshold=3)
+    moments = shamir.moments(shares, threshold=3)
+    assert shamir.leave_out(moments, (2,)) == 5
+    with pytest.raises(RecoveryError, match="at most 1 shares to leave out, got 2"):
+        shamir.leave_out(moments, (0, 1))
 
 
 def test_points_that_coincide_in_the_field_are_refused() -> None:
