@@ -87,7 +87,10 @@ class Server:
 
     @property
     def suspects(self) -> tuple[tuple[int, int], ...]:
-        """Pairs (owner, holder) of a false share that was left out: one of the two lied, who is open."""
+        """Pairs (owner, holder) of a false share that was left out: one of the two lied, who is open.
+
+        Unless more shares of that secret were false than were left out, and made to fit (`recovery`).
+        """
         return tuple(sorted(self._setup.recovery.suspects))
 
     def receive(self, client_id: int, frame: codec.Buffer) -> None:
