@@ -13,7 +13,8 @@ total variation κ of each draw of noise:
 κ is carried as a logarithm, so that ε is finite up to about 670.
 
 Not claimed: amplification by choosing clients (`CLIENT_SAMPLING`), by shuffling, or by hiding
-checkpoints; adversaries who break the masks (ε is against computationally bounded ones).
+checkpoints; adversaries who break the masks, or AES-256-CTR, which draws noise and coins in every mode (ε
+is against computationally bounded ones: one without bounds tries all keys).
 
 Source: Doroshenko et al. 2022 (connect the dots); Mironov, Talwar and Zhang 2019 (RDP of the sampled
 Gaussian); docs/privacy.md for the integers and for replace-one.

@@ -171,7 +171,7 @@ def adversary(view: str) -> str:
         return f"the server together with {who} own noise share{'s' if c > 1 else ''}"
     return {
         "raw_update": "someone who sees one client's contribution without its mask"
-        " (all other clients collude, or the masks fail)",
+        " (all other clients collude, or the masks' key agreement is broken)",
         "released_model": "anyone who is given the model, any checkpoint of it, or its samples",
     }.get(view, f"whoever sees {view}")
 

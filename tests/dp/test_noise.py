@@ -141,6 +141,21 @@ def test_equal_keys_give_equal_draws_and_the_system_gives_fresh_ones() -> None:
     assert not np.array_equal(discrete_gaussian(834.0, 1_000), discrete_gaussian(834.0, 1_000, system))
 
 
+def test_whoever_has_a_draws_key_has_all_its_noise() -> None:
+    """Why no ε holds against an unbounded adversary: it tries the 2^256 keys."""
+    handed_out: list[bytes] = []
+
+    def watched(n_bytes: int) -> bytes:
+        handed_out.append(system(n_bytes))
+        return handed_out[-1]
+
+    drawn = discrete_gaussian(834.0, 5_000, entropy=watched)
+    coins = poisson_sample(5_000, 0.3, entropy=watched)
+    assert [len(key) for key in handed_out] == [32, 32]
+    assert np.array_equal(discrete_gaussian(834.0, 5_000, entropy=lambda _: handed_out[0]), drawn)
+    assert np.array_equal(poisson_sample(5_000, 0.3, entropy=lambda _: handed_out[1]), coins)
+
+
 def test_no_draws_are_no_error() -> None:
     assert discrete_gaussian(8.0, 0).shape == (0,)
 
