@@ -10,7 +10,7 @@ one (the neighbour has another vector in its place, with the same coin); zero-ou
 contribution becomes zero and its participation stays visible.
 
 Not protected against: noise that is not there.  A mechanism is what the plan says; that the pipeline
-does it is for the tests and the auditors to show.  A person whose records lie at two institutions is
+does it is for the tests and the auditors to show, and a client that adds none is a colluder.  A person whose records lie at two institutions is
 covered at each of them, and not for both together.
 
 Source: Kairouz, Liu and Steinke 2021, "The Distributed Discrete Gaussian Mechanism for Federated
@@ -92,9 +92,12 @@ class View:
         if self.name == "raw_update":
             return "Someone who reads one client's contribution without its mask."
         if self.name == "released_model":
-            return "Anyone who holds every checkpoint of the model, and nothing else."
+            return (
+                "Anyone who holds every checkpoint of the model, and nothing else; noise in shares counts in "
+                "full, if every survivor adds its own."
+            )
         if self.colluders == 0:
-            return "The server, which decodes every sum, alone."
+            return "The server, which decodes every sum, alone, if every survivor adds its noise."
         clients = (
             "1 client that tells it its noise shares"
             if self.colluders == 1
@@ -161,7 +164,12 @@ class Mechanism:
             )
 
     def noise_shares(self, view: View) -> int:
-        """Return how many independent draws the view has to see through; 0 where none."""
+        """Return how many independent draws the view has to see through; 0 where none.
+
+        Of noise in shares, "sum" without colluders and "released_model" count every survivor's: they hold
+        if every survivor adds its own.  Up to c that add none are in "sum" with c colluders, who subtract
+        theirs, and in that view alone.
+        """
         match self.kind:
             case "shares":
                 return {

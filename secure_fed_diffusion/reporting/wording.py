@@ -28,6 +28,8 @@ MODES = {
     "client": "whole client updates, noise in shares, summed under masks",
 }
 
+_ALL_ADD = "every survivor's noise share counts, so this holds if every survivor adds its own"
+
 _UNITS = {
     "example": "one image",
     "client": "one institution's whole data set",
@@ -161,7 +163,7 @@ def adversary(view: str) -> str:
     """Return who sees a view, in words."""
     c = colluders(view)
     if c == 0:
-        return "the server alone: it sees the sum, and every survivor's noise share counts"
+        return f"the server alone: it sees the sum, and {_ALL_ADD}"
     if c is not None:
         who = (
             "1 colluding client, which subtracts its"
@@ -172,7 +174,8 @@ def adversary(view: str) -> str:
     return {
         "raw_update": "someone who sees one client's contribution without its mask"
         " (all other clients collude, or the masks' key agreement is broken)",
-        "released_model": "anyone who is given the model, any checkpoint of it, or its samples",
+        "released_model": "anyone who is given the model, any checkpoint of it, or its samples; noise in"
+        f" shares: {_ALL_ADD}",
     }.get(view, f"whoever sees {view}")
 
 

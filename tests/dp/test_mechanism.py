@@ -8,6 +8,7 @@ import pytest
 from secure_fed_diffusion.dp import Mechanism, View, accounting
 from secure_fed_diffusion.dp.mechanism import CLIENT_SAMPLING
 from secure_fed_diffusion.errors import ConfigError, PrivacyError
+from secure_fed_diffusion.reporting import wording
 from tests.dp.plans import MODEL, gaussian, shares
 
 RAW, SUM = View(name="raw_update"), View(name="sum")
@@ -52,6 +53,20 @@ def test_shares_protect_each_view_by_the_shares_it_does_not_know() -> None:
     assert step.noise_multiplier(SUM) == pytest.approx(10.0 * math.sqrt(5))
     assert step.noise_multiplier(View(name="sum", colluders=3)) == pytest.approx(10.0 * math.sqrt(2))
     assert step.noise_multiplier(MODEL) == pytest.approx(10.0 * math.sqrt(5))
+
+
+def test_what_counts_every_share_is_said_to_hold_if_every_survivor_adds_its_own() -> None:
+    """Four of five that add no noise leave one share, whatever the view is called."""
+    step = shares(1.0, sensitivity=1.0, integer=False, min_survivors=5, sampling_rate=0.1)
+    left = gaussian(1.0, sampling_rate=0.1)
+    guard = View(name="sum", colluders=4)
+    true = accounting.epsilon({left: 100}, delta=1e-5, view=MODEL)
+    assert accounting.epsilon({step: 100}, delta=1e-5, view=guard) == pytest.approx(true)
+    for view in (SUM, MODEL):
+        assert accounting.epsilon({step: 100}, delta=1e-5, view=view) < true / 3
+        for words in (view.adversary, wording.adversary(view.key)):
+            assert "if every survivor adds its" in words
+    assert "if every survivor" not in guard.adversary + wording.adversary(guard.key)
 
 
 def test_as_many_colluders_as_survivors_leave_nothing() -> None:
