@@ -5,7 +5,9 @@ without its assumption: PLD composes parameters that were fixed in advance, whil
 only afterwards.
 
 Not protected against: dropouts that somebody chose after seeing earlier outputs (see
-`filters.RenyiFilter` for steps that adapt).
+`filters.RenyiFilter` for steps that adapt); dropouts that hang on anybody's records or coins.  A client
+that misses a deadline because it drew one record more says by its absence that it did, and no ε, the
+guarantee's neither, covers that.
 
 Source: docs/privacy.md, section 5.
 
@@ -28,7 +30,9 @@ from secure_fed_diffusion.dp.accounting import Accountant, epsilon
 from secure_fed_diffusion.dp.mechanism import Mechanism, Relation, Unit, View
 from secure_fed_diffusion.errors import ConfigError, UnderNoisedError
 
-DROPOUT_ASSUMPTION: Final = "if dropouts do not depend on outputs; the guarantee is at the plan's minimum"
+DROPOUT_ASSUMPTION: Final = (
+    "if dropouts do not depend on outputs, records or coins; the guarantee is at the plan's minimum"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +82,8 @@ def realised_epsilon(
 ) -> RealisedEpsilon:
     """Return ε of `counts`: (the plan's mechanism, contributions in the released sum) -> steps.
 
-    Guarantees: an upper bound if the numbers of survivors do not depend on what earlier steps released;
-    never above ε at the plan's minimum by more than the accountant's rounding.
+    Guarantees: an upper bound if the numbers of survivors do not depend on what earlier steps released, nor
+    on anybody's records or coins; never above ε at the plan's minimum by more than the accountant's rounding.
 
     Raises:
         UnderNoisedError: a sum held fewer contributions than its plan allows; it must not have been

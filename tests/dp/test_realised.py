@@ -43,7 +43,7 @@ def test_it_cannot_be_printed_without_its_assumption(spec: str) -> None:
     found = realised({(STEP, 9): 40})
     written = spec.format(found)
     assert DROPOUT_ASSUMPTION in written
-    assert "if dropouts do not depend on outputs" in written
+    assert "if dropouts do not depend on outputs, records or coins" in written
     assert "realised" in written
 
 
