@@ -64,7 +64,7 @@ RENYI_ORDERS: tuple[float, ...] = tuple(map(float, rdp_privacy_accountant.DEFAUL
 NEGLIGIBLE_LOSS = 1e-9
 """Largest T·d·η with which an integer mechanism is accounted at all."""
 
-_MIN_DELTA = 1e-10  # beyond: the transform's rounding
+_MIN_DELTA = 1e-10  # beyond: little more than the transform's rounding
 _SLACKS = (1e-9, 1e-6, 1e-3, 0.1, 0.5)  # shares of δ that may be set aside for κ; the first that suffices
 
 
@@ -82,8 +82,9 @@ def epsilon(
     """Return ε at `delta` of `counts` steps of each mechanism, composed, as `view` sees them.
 
     Guarantees: an upper bound at each mechanism's least number of survivors, under no assumption about
-    who chose the clients (`CLIENT_SAMPLING`); `math.inf` where nothing protects, 0.0 where nothing was
-    released.
+    who chose the clients (`CLIENT_SAMPLING`), by "pld" up to what `privacy_loss.transform_allowance` says
+    of itself; `math.inf` where nothing protects, or δ is within that allowance (1e-10 from 4e5 steps on);
+    0.0 where nothing was released.
 
     Raises:
         PrivacyError: the accountant is refused, the units differ, or the grid is too coarse for the noise.

@@ -6,8 +6,11 @@ noise multiplier:
     add or remove one, zero-out   N(0, τ²)  and  (1−q)·N(0, τ²) + q·N(C, τ²), in both directions
     replace one                   (1−q)·N(0, τ²) + q·N(C, τ²)  and  (1−q)·N(0, τ²) + q·N(−C, τ²)
 
-Not protected against: steps that are not what their multiplier and rate say.  δ below about 1e-12 is
-the Fourier transform's rounding, not privacy; ask no ε there.
+Not protected against: steps that are not what their multiplier and rate say.  The Fourier transform that
+composes rounds in both directions, and its rounding grows with the steps: δ came out up to 4e-12 too small
+at 1e5 of them and 9e-11 at 1e6 (250 settings against the closed form of the plain Gaussian).
+`transform_allowance`, more than twice that, is in every δ and ε here; that it always suffices is measured
+and not proven.
 
 Source: Doroshenko et al. 2022 (connect the dots); Zhu, Dong and Wang 2022 (dominating pairs).
 
@@ -50,7 +53,7 @@ def delta_curve(
     `multiplier` is relative to the L2 bound C of one contribution; `replace` takes the pair of the
     relation replace-one instead of add/remove-one.
 
-    Guarantees: not below the δ of the dominating pair of docs/privacy.md, up to the transform's 1e-12;
+    Guarantees: not below the δ of the dominating pair of docs/privacy.md, `transform_allowance` added;
     1.0 where `multiplier` is below `MIN_MULTIPLIER`, 0.0 for no steps.
 
     Raises:
@@ -69,17 +72,26 @@ def delta_curve(
 
 
 def deltas(steps: Steps, epsilons: npt.NDArray[np.float64], replace: bool) -> npt.NDArray[np.float64]:
-    """Return δ of the composed `steps` at each of `epsilons`."""
+    """Return δ of the composed `steps` at each of `epsilons`, the transform's allowance added."""
     order = np.argsort(epsilons, kind="stable")
     found = np.empty(len(epsilons))
     found[order] = _composed(steps, replace).get_delta_for_epsilon(epsilons[order])
-    return np.clip(found, 0.0, 1.0)
+    return np.minimum(np.maximum(found, 0.0) + transform_allowance(steps), 1.0)
 
 
 @lru_cache(maxsize=65536)
 def epsilon_at(steps: Steps, delta: float, replace: bool) -> float:
-    """Return ε of the composed `steps` at `delta`."""
-    return float(_composed(steps, replace).get_epsilon_for_delta(delta))
+    """Return ε of the composed `steps` at `delta`; infinite where the transform's allowance is all of it."""
+    left = delta - transform_allowance(steps)
+    return float(_composed(steps, replace).get_epsilon_for_delta(left)) if left > 0.0 else math.inf
+
+
+def transform_allowance(steps: Steps) -> float:
+    """Return what rounding may take off a δ of the composed `steps`: 1e-12, and 2^-52 for each step.
+
+    The transform of n equal steps is an n-th power, whose relative error is that of its base times n.
+    """
+    return 1e-12 + 2.0**-52 * sum(count for _, _, count in steps)
 
 
 @lru_cache(maxsize=4)

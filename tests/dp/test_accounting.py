@@ -8,6 +8,7 @@ import time
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
@@ -285,6 +286,37 @@ def test_the_curve_is_the_closed_form_where_nobody_is_left_out() -> None:
     curve = delta_curve(5.0, 1.0, 10, wanted)
     assert curve == pytest.approx(exact, rel=1e-3)
     assert (curve >= exact).all()
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "steps", "exact"),
+    [(12.0, 100_000, 513.9627681), (10.0, 30_000, 259.3304), (15.0, 30_000, 139.3253)],
+)
+def test_rounding_of_the_transform_is_no_violation_at_the_least_delta(
+    multiplier: float, steps: int, exact: float
+) -> None:
+    """At each of these dp_accounting's own ε lies below the closed form's."""
+    mu = math.sqrt(steps) / multiplier
+
+    def closed_form(value: float) -> float:
+        below = math.exp(value + stats.norm.logcdf(-value / mu - mu / 2))
+        return float(stats.norm.cdf(-value / mu + mu / 2) - below)
+
+    assert closed_form(exact) == pytest.approx(1e-10, rel=1e-3)
+    found = epsilon({gaussian(multiplier): steps}, delta=1e-10, view=MODEL)
+    assert closed_form(found) <= 1e-10
+    assert found < exact * 1.003
+    wanted = np.linspace(0.9 * exact, 1.1 * exact, 200)
+    assert (delta_curve(multiplier, 1.0, steps, wanted) >= [closed_form(value) for value in wanted]).all()
+
+
+def test_a_delta_that_the_transform_s_rounding_may_be_all_of_gives_no_epsilon() -> None:
+    """A million steps at z = 60, where δ at ε = 244.2 is 9.5e-11 and came out as 1.2e-12."""
+    value, mu = 244.19381787802845, 1000 / 60
+    exact = stats.norm.cdf(-value / mu + mu / 2) - math.exp(value + stats.norm.logcdf(-value / mu - mu / 2))
+    assert delta_curve(60.0, 1.0, 1_000_000, [value])[0] >= exact
+    assert epsilon({gaussian(60.0): 1_000_000}, delta=1e-10, view=MODEL) == math.inf
+    assert epsilon({gaussian(60.0): 1_000_000}, delta=1e-5, view=MODEL) < 211
 
 
 def test_the_curve_agrees_with_epsilon_and_knows_its_ends() -> None:
