@@ -55,6 +55,7 @@ def _draw_audit(found: FolderAudit, path: Path) -> str | None:
 
 
 def _print_audit(records: Records, found: FolderAudit) -> None:
+    from secure_fed_diffusion.dp import SPENT_ASSUMPTION
     from secure_fed_diffusion.reporting.audit_console import print_audit
     from secure_fed_diffusion.reporting.console import epsilon_table
     from secure_fed_diffusion.reporting.wording import terms
@@ -65,12 +66,20 @@ def _print_audit(records: Records, found: FolderAudit) -> None:
     print_audit(found)
     mechanism = next(iter(report.terms.mechanisms.values()))
     if figures["rounds"]:
-        epsilon_table(
-            list(figures["rounds"].values())[-1],
-            delta=report.terms.delta,
-            unit=mechanism.unit,
-            relation=mechanism.relation,
-        )
+        tables = {
+            "guarantee: ε of every charge that the plan reserves,": figures["plan_epsilon"],
+            f"spent: ε {SPENT_ASSUMPTION},": list(figures["rounds"].values())[-1],
+        }
+        for what, prices in tables.items():
+            if prices is None:  # nothing is reserved in mode none
+                continue
+            epsilon_table(
+                prices,
+                delta=report.terms.delta,
+                unit=mechanism.unit,
+                relation=mechanism.relation,
+                what=what,
+            )
     budget, of_what = (
         report.terms.budget_epsilon,
         terms(report.terms.delta, mechanism.unit, mechanism.relation),

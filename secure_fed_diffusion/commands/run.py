@@ -51,7 +51,7 @@ def run(
 ) -> None:
     """Train, and write the run's folder with its ledger, metrics, samples, model and report."""
     from secure_fed_diffusion import config
-    from secure_fed_diffusion.reporting.console import RunProgress
+    from secure_fed_diffusion.reporting.console import RunProgress, guarantee_text
     from secure_fed_diffusion.reporting.html import write_report
 
     quiet()
@@ -78,6 +78,7 @@ def run(
     if as_json:
         typer.echo(json.dumps(summary))
     else:
+        typer.echo(guarantee_text(summary))
         typer.echo(f"report: {report_path}")
 
 

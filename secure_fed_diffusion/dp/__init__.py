@@ -27,6 +27,7 @@ from secure_fed_diffusion.dp.mechanism import Mechanism, View
 from secure_fed_diffusion.dp.noise import discrete_gaussian, log_sampling_distance, poisson_sample
 from secure_fed_diffusion.dp.realised import (
     DROPOUT_ASSUMPTION,
+    SPENT_ASSUMPTION,
     RealisedEpsilon,
     realised_epsilon,
 )
@@ -35,6 +36,7 @@ from secure_fed_diffusion.dp.terms import Terms
 __all__ = [
     "CLIENT_SAMPLING",
     "DROPOUT_ASSUMPTION",
+    "SPENT_ASSUMPTION",
     "Accountant",
     "IntegerGrid",
     "Ledger",

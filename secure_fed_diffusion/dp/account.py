@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from secure_fed_diffusion.dp import chain
@@ -125,6 +126,14 @@ class Account:
 def write_epsilon(value: float) -> float | None:
     """Return ε as JSON knows it: null where there is no guarantee."""
     return value if math.isfinite(value) else None
+
+
+def write_prices(prices: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Return ε by view and accountant as JSON knows them."""
+    return {
+        view: {accountant: write_epsilon(value) for accountant, value in by_accountant.items()}
+        for view, by_accountant in prices.items()
+    }
 
 
 def read_terms(entries: list[chain.Entry]) -> Terms:

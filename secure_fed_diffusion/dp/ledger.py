@@ -31,9 +31,11 @@ from secure_fed_diffusion.dp.account import (
     read_charge,
     read_terms,
     write_epsilon,
+    write_prices,
 )
 from secure_fed_diffusion.dp.accounting import Accountant
 from secure_fed_diffusion.dp.mechanism import Mechanism, View
+from secure_fed_diffusion.dp.realised import SPENT_ASSUMPTION
 from secure_fed_diffusion.dp.terms import Terms
 from secure_fed_diffusion.errors import LedgerError, PrivacyError, RunError
 
@@ -229,21 +231,14 @@ class LedgerReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON types; ε is null where there is no guarantee."""
-
-        def plain(prices: Mapping[int, Prices]) -> dict[str, Any]:
-            return {
-                str(key): {
-                    view: {accountant: write_epsilon(value) for accountant, value in by_accountant.items()}
-                    for view, by_accountant in by_view.items()
-                }
-                for key, by_view in prices.items()
-            }
-
+        planned = self.terms.planned()
         return {
             "statement": self.statement,
             "terms": self.terms.to_dict(),
-            "rounds": plain(self.rounds),
-            "clients": plain(self.clients),
+            "plan_epsilon": None if planned is None else write_prices(planned),
+            "epsilon_assumption": SPENT_ASSUMPTION,
+            "rounds": {str(number): write_prices(prices) for number, prices in self.rounds.items()},
+            "clients": {str(client): write_prices(prices) for client, prices in self.clients.items()},
             "lines": self.lines,
             "head": self.head,
             "torn_bytes": self.torn_bytes,

@@ -10,8 +10,8 @@ one (the neighbour has another vector in its place, with the same coin); zero-ou
 contribution becomes zero and its participation stays visible.
 
 Not protected against: noise that is not there.  A mechanism is what the plan says; that the pipeline
-does it is for the tests and the auditors to show, and a client that adds none is a colluder.  A person whose records lie at two institutions is
-covered at each of them, and not for both together.
+does it is for the tests and the auditors to show, and a client that adds none is a colluder.  A person
+whose records lie at two institutions is covered at each of them, and not for both together.
 
 Source: Kairouz, Liu and Steinke 2021, "The Distributed Discrete Gaussian Mechanism for Federated
 Learning with Secure Aggregation"; the proof used here is in docs/privacy.md.

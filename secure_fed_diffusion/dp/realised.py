@@ -1,8 +1,9 @@
 """What the noise that was there would cost: the realised ε, with what it assumes.
 
-The guarantee of a run is ε at the plan's least number of survivors.  The realised one cannot be printed
-without its assumption: PLD composes parameters that were fixed in advance, while survivors are known
-only afterwards.
+The guarantee of a run is ε of all the charges that its plan reserves (`Terms.planned`), at the plan's
+least number of survivors.  What was spent of it has an assumption too, `SPENT_ASSUMPTION`.  The realised
+one cannot be printed without its own: PLD composes parameters that were fixed in advance, while
+survivors are known only afterwards.
 
 Not protected against: dropouts that somebody chose after seeing earlier outputs (see
 `filters.RenyiFilter` for steps that adapt); dropouts that hang on anybody's records or coins.  A client
@@ -33,6 +34,11 @@ from secure_fed_diffusion.errors import ConfigError, UnderNoisedError
 DROPOUT_ASSUMPTION: Final = (
     "if dropouts do not depend on outputs, records or coins; the guarantee is at the plan's minimum"
 )
+
+SPENT_ASSUMPTION: Final = (
+    "if failures do not depend on outputs, records or coins; the guarantee is the plan's ε"
+)
+"""What ε of the charges so far assumes: whoever decides which rounds failed chooses how many there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,12 +15,13 @@ True
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, get_args
 
-from secure_fed_diffusion.dp.accounting import Accountant
+from secure_fed_diffusion.dp.accounting import Accountant, epsilon
 from secure_fed_diffusion.dp.mechanism import Mechanism, View
 from secure_fed_diffusion.errors import ConfigError
 
@@ -63,6 +64,29 @@ class Terms:
         object.__setattr__(self, "mechanisms", MappingProxyType(dict(self.mechanisms)))
         object.__setattr__(self, "max_charges", MappingProxyType(dict(self.max_charges)))
         object.__setattr__(self, "views", tuple(self.views))
+
+    def planned(self) -> dict[str, dict[str, float]] | None:
+        """Return ε by `View.key` and accountant of every charge that is reserved for a client: the plan's.
+
+        Guarantees: what was promised before anything was released, and what no client's charges exceed,
+        whichever rounds failed and why; `math.inf` where nothing protects.  None where some mechanism's
+        charges are not counted in advance.
+
+        Raises:
+            PrivacyError: as for `accounting.epsilon`.
+        """
+        if set(self.max_charges) != set(self.mechanisms):
+            return None
+        counts: Counter[Mechanism] = Counter()
+        for name, most in self.max_charges.items():
+            counts[self.mechanisms[name]] += most
+        return {
+            view.key: {
+                accountant: epsilon(counts, delta=self.delta, view=view, accountant=accountant)
+                for accountant in get_args(Accountant)
+            }
+            for view in self.views
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types."""

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from secure_fed_diffusion.dp.account import write_prices
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.engines.in_process import Engine
 from secure_fed_diffusion.errors import PrivacyError, RunError, SecureAggregationError
@@ -194,15 +195,20 @@ def record(plan: Plan, ledger: Ledger, outcome: Outcome) -> dict[str, Any]:
 
 
 def epsilon_by_view(plan: Plan, ledger: Ledger) -> dict[str, dict[str, float | None]]:
-    """Return {view: {"pld": epsilon, "rdp": epsilon}} of the client that spent most; None: no guarantee."""
+    """Return {view: {"pld": epsilon, "rdp": epsilon}} of the client that spent most; None: no guarantee.
 
-    def finite(value: float) -> float | None:
-        return value if np.isfinite(value) else None
-
-    return {
-        view.key: {
-            "pld": finite(ledger.epsilon(view, "pld")),
-            "rdp": finite(ledger.epsilon(view, "rdp")),
+    It holds if failures depend on no output (`SPENT_ASSUMPTION`): who decides that a round failed after
+    seeing its sum chooses how many repeats are counted here.  What a run guarantees is `planned_by_view`.
+    """
+    return write_prices(
+        {
+            view.key: {"pld": ledger.epsilon(view, "pld"), "rdp": ledger.epsilon(view, "rdp")}
+            for view in plan.views()
         }
-        for view in plan.views()
-    }
+    )
+
+
+def planned_by_view(ledger: Ledger) -> dict[str, dict[str, float | None]] | None:
+    """Return the same of all the charges that the ledger's terms reserve; None where none are (mode none)."""
+    planned = ledger.terms.planned()
+    return None if planned is None else write_prices(planned)

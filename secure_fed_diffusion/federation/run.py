@@ -201,7 +201,8 @@ class Run:
         seed = self.settings.run.seed + len(self.plan.rounds)
         samples = self.assessment.synthesize(weights, seed, self.server.start)
         view = summary["guard_view"]
-        claimed = [value for value in summary["epsilon"][view].values() if value is not None]
+        planned = (summary["plan_epsilon"] or {}).get(view, {})  # what was spent is no guarantee
+        claimed = [value for value in planned.values() if value is not None]
         guarantee = None
         if claimed and self.plan.budget_epsilon is not None:
             guarantee = Guarantee(

@@ -8,9 +8,10 @@ from typing import Any
 
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.dp.mechanism import CLIENT_SAMPLING
+from secure_fed_diffusion.dp.realised import SPENT_ASSUMPTION
 from secure_fed_diffusion.evaluation import names
 from secure_fed_diffusion.federation.plan import Plan
-from secure_fed_diffusion.federation.rounds import epsilon_by_view
+from secure_fed_diffusion.federation.rounds import epsilon_by_view, planned_by_view
 from secure_fed_diffusion.federation.schedule import PHASES
 from secure_fed_diffusion.federation.settings import StepSettings
 
@@ -56,7 +57,9 @@ def summarize(
     return {
         "mode": plan.mode,
         "target_epsilon": plan.budget_epsilon,
-        "epsilon": epsilon_by_view(plan, ledger),
+        "plan_epsilon": planned_by_view(ledger),  # the guarantee
+        "epsilon": epsilon_by_view(plan, ledger),  # what was spent of it
+        "epsilon_assumption": SPENT_ASSUMPTION,
         "delta": plan.privacy.delta,
         "unit": mechanism.unit,
         "relation": mechanism.relation,
@@ -87,9 +90,12 @@ def summarize(
 
 
 def statement(plan: Plan) -> str:
-    """Say in a sentence or two what the run's ε holds against, the server's honesty included."""
+    """Say in a few sentences what the run's ε holds against, the server's honesty included, and which ε."""
     said = STATEMENT[plan.mode].format(colluders=plan.federation.colluders)
-    return f"{said} {PROFILE[plan.secure_sum.profile]}" if plan.mode in ("distributed", "client") else said
+    if plan.mode == "none":
+        return said
+    profile = f" {PROFILE[plan.secure_sum.profile]}" if plan.mode in ("distributed", "client") else ""
+    return f"{said}{profile} What holds is the plan's ε: how often a round failed may have been chosen."
 
 
 def _phases(plan: Plan) -> list[dict[str, float | int | str]]:

@@ -70,7 +70,7 @@ class _Lines:
     def round(self, record: dict[str, Any]) -> None:
         """Say what the round cost and who was in it."""
         spent = record["epsilon"][record["guard_view"]]["pld"]
-        cost = "no guarantee" if spent is None else f"ε = {spent:.3f} ({record['guard_view']}, PLD)"
+        cost = "no guarantee" if spent is None else f"ε spent = {spent:.3f} ({record['guard_view']}, PLD)"
         print(
             f"round {record['round']}: {cost}, {len(record['survivors'])} of {len(record['cohort'])} clients",
             flush=True,

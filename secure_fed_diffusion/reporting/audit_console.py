@@ -16,6 +16,7 @@ from rich.text import Text
 
 from secure_fed_diffusion.audit.evidence import Evidence
 from secure_fed_diffusion.audit.report import FolderAudit, RoundAudit
+from secure_fed_diffusion.dp.realised import SPENT_ASSUMPTION
 from secure_fed_diffusion.reporting.audit_figure import lower_text
 from secure_fed_diffusion.reporting.wording import epsilon_text, terms
 
@@ -27,7 +28,10 @@ def print_audit(audit: FolderAudit, console: Console | None = None) -> None:
     console = console or Console()
     terms_of = audit.ledger.terms
     mechanism = next(iter(terms_of.mechanisms.values()))
-    title = f"ε of the client that spent most, at {terms(terms_of.delta, mechanism.unit, mechanism.relation)}"
+    title = (
+        f"ε spent by the client that spent most, at "
+        f"{terms(terms_of.delta, mechanism.unit, mechanism.relation)}, {SPENT_ASSUMPTION}"
+    )
     views = list(next(iter(audit.ledger.rounds.values()), {}))
     head = ["round", *(f"{view}{' (budget)' * (view == terms_of.guard.key)}" for view in views)]
     if audit.last is not None:

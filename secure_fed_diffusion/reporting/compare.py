@@ -19,6 +19,7 @@ from typing import Any
 
 from scipy.stats import t as student_t
 
+from secure_fed_diffusion.dp.realised import SPENT_ASSUMPTION
 from secure_fed_diffusion.reporting import wording
 from secure_fed_diffusion.reporting.compare_figures import course_figure, spending_figure
 from secure_fed_diffusion.reporting.html import choose_grids
@@ -98,17 +99,17 @@ def _unprotected(members: Sequence[Member]) -> str:
 
 
 def _promises(found: RunSet) -> list[dict[str, Any]]:
-    """Return one row for each budget, unit, relation, view and δ, with the largest ε of its runs."""
+    """Return one row for each budget, unit, relation, view and δ, with the largest ε promised to its runs."""
     rows: dict[tuple[Any, ...], list[Member]] = {}
     for m in found.members:
-        if m.epsilon is not None:
+        if m.guarantee is not None:
             terms = (m.run.fact("unit"), m.run.fact("relation"), m.run.guard_view or "", m.run.fact("delta"))
             rows.setdefault((m.budget_key, *terms), []).append(m)
     return [
         {
             "budget": budget,
             "labels": ", ".join(dict.fromkeys(m.run.mode for m in group)),
-            "epsilon": (epsilon := max(m.epsilon or 0.0 for m in group)),
+            "epsilon": (epsilon := max(m.guarantee or 0.0 for m in group)),
             "unit": unit,
             "relation": relation or "relation not stated",
             "view": view,
@@ -125,9 +126,9 @@ def _budget_of(row: tuple[tuple[Any, ...], list[Member]]) -> float:
 
 
 def _meaning(members: Sequence[Member]) -> str:
-    worst = max((m for m in members if m.epsilon is not None), key=lambda m: m.epsilon or 0.0)
+    worst = max((m for m in members if m.guarantee is not None), key=lambda m: m.guarantee or 0.0)
     return wording.meaning(
-        worst.epsilon or 0.0,
+        worst.guarantee or 0.0,
         delta=worst.run.fact("delta"),
         unit=worst.run.fact("unit"),
         relation=worst.run.fact("relation"),
@@ -221,7 +222,7 @@ def _floors(members: Sequence[Member]) -> str:
     }
     words = [f"{wording.metric_name(str(key))} {wording.figure_text(value)}" for key, value in floors.items()]
     told = f" Floors, real images against real ones: {', '.join(words)}." if words else ""
-    return f"ε in each run's guarded view; time on each run's own machine.{told}"
+    return f"ε in each run's guarded view, {SPENT_ASSUMPTION}; time on each run's own machine.{told}"
 
 
 def _table_uri(members: Sequence[Member], metrics: Sequence[str]) -> str:

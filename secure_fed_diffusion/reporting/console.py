@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
+from secure_fed_diffusion.dp.realised import SPENT_ASSUMPTION
 from secure_fed_diffusion.reporting.metric_rows import metric_rows, metric_text
 from secure_fed_diffusion.reporting.wording import (
     adversary,
@@ -95,14 +96,15 @@ def epsilon_table(
     delta: float | None,
     unit: str | None,
     relation: str | None,
+    what: str = "ε",
     console: Console | None = None,
 ) -> None:
-    """Print ε for each view by each accountant, with the adversary in words.
+    """Print ε for each view by each accountant, with the adversary in words; `what` says which ε it is.
 
     `epsilon` is `{view: {"pld": float | None, "rdp": float | None}}`; None means no guarantee.
     """
     console = console or Console()
-    head = f"ε at {terms(delta, unit, relation)}"
+    head = f"{what} at {terms(delta, unit, relation)}"
     rows = [
         (
             view,
@@ -132,6 +134,20 @@ def epsilon_table(
             _print_plain(console, f"  {view:<{widths[0]}}  {pld:>{widths[1]}}  {rdp:>{widths[2]}}  {who}")
 
 
+def guarantee_text(summary: Mapping[str, Any]) -> str:
+    """Return the line that ends a run: what it was promised, and what it spent of that."""
+    view = summary.get("guard_view")
+    spent, _ = bound(summary.get("epsilon"), view)
+    planned, accountant = bound(summary.get("plan_epsilon"), view)
+    if planned is None:
+        return "no privacy guarantee"
+    of_what = terms(summary.get("delta"), summary.get("unit"), summary.get("relation"))
+    return (
+        f"guarantee: ε = {epsilon_text(planned)} ({accountant}) at {of_what}, view: {view}; spent of it: "
+        f"{epsilon_text(spent)}, {SPENT_ASSUMPTION}"
+    )
+
+
 def _facts(record: Mapping[str, Any]) -> str:
     view = record.get("guard_view")
     spent, accountant = bound(record.get("epsilon"), view)
@@ -139,7 +155,7 @@ def _facts(record: Mapping[str, Any]) -> str:
     facts = ["no privacy guarantee"]
     if spent is not None:
         limit = f" of {budget:g}" if budget is not None else ""
-        facts = [f"ε {epsilon_text(spent)}{limit} ({view}, {accountant})"]
+        facts = [f"ε spent {epsilon_text(spent)}{limit} ({view}, {accountant})"]
     loss = number(record.get("holdout_loss"))
     if loss is not None:
         facts.append(f"hold-out loss {figure_text(loss)}")

@@ -14,6 +14,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from secure_fed_diffusion.dp.realised import SPENT_ASSUMPTION
 from secure_fed_diffusion.reporting.plotting import LIGHT, Figure, Key, number_axis, paint_panel
 from secure_fed_diffusion.reporting.round_figures import cost_figure, survivors_figure
 from secure_fed_diffusion.reporting.run_folder import RunFolder
@@ -88,7 +89,8 @@ def privacy_figure(run: RunFolder) -> Figure | None:
             f" against {adversary_name(run.guard_view or '')}"
         ),
         caption=(
-            f"ε by {accountant} at {run.terms}; each line is one view. "
+            f"ε by {accountant} at {run.terms}; each line is one view. What was spent holds"
+            f" {SPENT_ASSUMPTION}. "
             + (f"No guarantee at all for: {', '.join(unbounded)}." if unbounded else "")
         ),
         panels=(paint_panel(paint, title="Privacy spent, by round", keys=tuple(keys)),),

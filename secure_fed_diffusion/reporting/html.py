@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from secure_fed_diffusion.dp.realised import SPENT_ASSUMPTION
 from secure_fed_diffusion.reporting import wording
 from secure_fed_diffusion.reporting.attacks import AttackSection, read_attacks
 from secure_fed_diffusion.reporting.audit_figure import audit_figure
@@ -40,7 +41,8 @@ def write_report(run_dir: Path) -> Path:
 
 def render(run: RunFolder, attacks: AttackSection | None = None) -> str:
     """Return the report of a run as one HTML document, with the section on attacks where there is one."""
-    epsilon, accountant = wording.bound(run.epsilon, run.guard_view)
+    epsilon, accountant = run.guarantee
+    spent, _ = wording.bound(run.epsilon, run.guard_view)
     audit = audit_figure(run)
     figures = run_figures(run) + (() if audit is None else (audit,))
     return render_page(
@@ -49,6 +51,8 @@ def render(run: RunFolder, attacks: AttackSection | None = None) -> str:
         protected=run.mode != "none",
         mode_words=wording.MODES.get(run.mode, "a mode that this report does not know"),
         epsilon=epsilon,
+        spent=spent,
+        assumption=SPENT_ASSUMPTION,
         accountant=accountant,
         meaning=_meaning(run, epsilon),
         views=_view_rows(run),
@@ -84,8 +88,10 @@ def _view_rows(run: RunFolder) -> list[dict[str, Any]]:
             "view": view,
             "name": wording.view_name(view),
             "adversary": wording.adversary(view),
-            "pld": wording.pick(run.epsilon, view, "pld"),
-            "rdp": wording.pick(run.epsilon, view, "rdp"),
+            "pld": wording.pick(run.plan_epsilon, view, "pld"),
+            "rdp": wording.pick(run.plan_epsilon, view, "rdp"),
+            "spent_pld": wording.pick(run.epsilon, view, "pld"),
+            "spent_rdp": wording.pick(run.epsilon, view, "rdp"),
             "guarded": view == run.guard_view,
         }
         for view in run.epsilon
@@ -150,7 +156,9 @@ def _grid_facts(run: RunFolder, index: int) -> list[tuple[str, str]]:
     line = next((line for line in run.rounds if line["round"] == index), {})
     spent, _ = wording.bound(line.get("epsilon"), run.guard_view)
     facts = (
-        [(f"ε, {wording.view_name(run.guard_view)}", wording.epsilon_text(spent))] if run.guard_view else []
+        [(f"ε spent, {wording.view_name(run.guard_view)}", wording.epsilon_text(spent))]
+        if run.guard_view
+        else []
     )
     return facts + [
         (wording.metric_name(key), _metric_text(key, line[key])) for key in line if is_metric(key)

@@ -72,9 +72,32 @@ class RunFolder:
 
     @property
     def epsilon(self) -> Mapping[str, Any]:
-        """Return `{view: {"pld", "rdp"}}` as of now, the strongest view of the adversary first."""
+        """Return `{view: {"pld", "rdp"}}` as spent by now, the strongest view of the adversary first."""
         entries = self.fact("epsilon")
         return {view: entries[view] for view in sorted(entries, key=_view_order)} if entries else {}
+
+    @property
+    def plan_epsilon(self) -> Mapping[str, Any]:
+        """Return the same of all the charges that the plan reserves; empty where no summary states it."""
+        entries = self.summary.get("plan_epsilon")
+        return entries if isinstance(entries, Mapping) else {}
+
+    @property
+    def guarantee(self) -> tuple[float | None, str]:
+        """Return the ε that the run was promised in its guarded view, and by which accountant.
+
+        The plan's ε; where no summary states it (an older run, or one that is not over) the budget, which
+        is no smaller.  Never what was spent: how often a round failed may have been chosen.  None where
+        nothing that was spent has a bound.
+        """
+        if self.mode == "none" or bound(self.epsilon, self.guard_view)[0] is None:
+            return None, "–"
+        planned, accountant = bound(self.plan_epsilon, self.guard_view)
+        if planned is not None:
+            return planned, accountant
+        privacy = self.config.get("privacy")
+        by = privacy.get("accountant") if isinstance(privacy, Mapping) else None
+        return self.budget, str(by or "pld").upper()
 
     @property
     def guard_view(self) -> str | None:

@@ -60,6 +60,11 @@ class Member:
         return None if self.run.mode == "none" else bound(self.run.epsilon, self.run.guard_view)[0]
 
     @property
+    def guarantee(self) -> float | None:
+        """Return what the run was promised in its guarded view, None without a guarantee."""
+        return self.run.guarantee[0]
+
+    @property
     def budget_key(self) -> str:
         """Return the ε that the run may spend as text, or "inf" for the baseline."""
         budget = None if self.run.mode == "none" else self.run.budget

@@ -69,7 +69,7 @@ def utility_figure(run: RunFolder) -> Figure | None:
 def path_figure(run: RunFolder) -> Figure | None:
     """Draw utility against the ε of the guarded view: what each unit of privacy bought."""
     view = run.guard_view
-    axis_label = f"ε of {view_name(view or '')}, at δ = {delta_text(run.fact('delta'))}"
+    axis_label = f"ε spent, {view_name(view or '')}, at δ = {delta_text(run.fact('delta'))}"
 
     def spend_axis(axes: Axes) -> None:
         number_axis(axes, "x")
@@ -95,7 +95,7 @@ def path_figure(run: RunFolder) -> Figure | None:
             f" {_lower_first(metric_name(key))} went from {show(values[0])} to {show(values[-1])}{early}"
         ),
         caption=(
-            f"Each point is an evaluated round. ε by {bound(run.epsilon, view)[1]} at {run.terms},"
+            f"Each point is an evaluated round. ε spent, by {bound(run.epsilon, view)[1]} at {run.terms},"
             f" view: {view}."
         ),
         panels=tuple(panels),

@@ -203,6 +203,7 @@ def terms(delta: Any, unit: Any, relation: Any) -> str:
 def meaning(epsilon: float, *, delta: Any, unit: Any, relation: Any, view: str) -> str:
     """Say what (ε, δ) promises, for a reader who knows odds but no differential privacy.
 
+    `epsilon` is a guarantee, the plan's; what was spent promises nothing (`dp.SPENT_ASSUMPTION`).
     The right answers of a guesser with even prior odds are at most (e^ε + δ)/(1 + e^ε) (Kairouz,
     Oh, Viswanath 2015, theorem 2.1, at the point of equal errors).
     """

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import math
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from secure_fed_diffusion.dp import View, epsilon
 from secure_fed_diffusion.dp.realised import (
@@ -11,7 +14,7 @@ from secure_fed_diffusion.dp.realised import (
     realised_epsilon,
 )
 from secure_fed_diffusion.errors import ConfigError, PrivacyError, UnderNoisedError
-from tests.dp.plans import gaussian, shares
+from tests.dp.plans import MODEL, gaussian, shares, terms
 
 SUM, RAW = View(name="sum"), View(name="raw_update")
 STEP = shares(8192.0)  # at least 5 survivors
@@ -57,6 +60,44 @@ def test_json_carries_the_assumption_too_and_infinity_is_null() -> None:
     assert found["realised_epsilon"] is None
     assert found["assumption"] == DROPOUT_ASSUMPTION
     assert (found["unit"], found["relation"], found["view"]) == ("example", "add_remove", "sum_c0")
+
+
+def test_what_was_spent_is_exceeded_where_failures_are_chosen_by_looking() -> None:
+    """One step at μ = 1; a server that saw it says whether it failed, and a repeat at μ = 0.6 is charged.
+
+    Told ε is `without` where none failed and `with_one` else.  Under the true data the worst event has
+    probability P(A) = Σ e^(ε told)·Q(A) + 1.64 δ: what was spent is no (ε, δ).  At the plan's ε it is.
+    """
+    delta, repeat = 1e-5, 0.6
+    without, with_one = (
+        epsilon({gaussian(1.0 / mu): 1}, delta=delta, view=MODEL) for mu in (1.0, math.hypot(1.0, repeat))
+    )
+    x = np.linspace(-12.0, 12.0, 400_001)
+    loss, weight = x + 0.5, stats.norm.pdf(x) * (x[1] - x[0])  # of the step, under the true data
+
+    def reached(told: float) -> float:
+        """Return P(A) − Σ e^(ε told)·Q(A) of the worst A, where `told` is said if nothing failed."""
+        left = with_one - loss  # what the repeat has to exceed
+        at_repeat = stats.norm.cdf(-left / repeat + repeat / 2) - np.exp(
+            left + stats.norm.logcdf(-left / repeat - repeat / 2)
+        )
+        return float(np.sum(np.maximum(at_repeat, np.maximum(0.0, 1 - np.exp(told - loss))) * weight))
+
+    assert reached(without) > 1.6 * delta
+    assert reached(with_one) <= delta * (1 + 1e-6)
+
+
+def test_the_plans_epsilon_is_that_of_every_charge_it_reserves() -> None:
+    promise = terms(max_charges={"gradient": 40, "prototypes": 2})
+    counts = {promise.mechanisms["gradient"]: 40, promise.mechanisms["prototypes"]: 2}
+    planned = promise.planned()
+    assert planned is not None
+    assert set(planned) == {"sum_c0", "sum_c1", "released_model"}
+    for view in promise.views:
+        for accountant in ("pld", "rdp"):
+            alone = epsilon(counts, delta=promise.delta, view=view, accountant=accountant)  # type: ignore[arg-type]
+            assert planned[view.key][accountant] == alone
+    assert terms(max_charges={"gradient": 40}).planned() is None  # prototypes without end
 
 
 def test_a_sum_below_the_plans_minimum_is_no_epsilon_at_all() -> None:

@@ -14,6 +14,7 @@ import torch
 from secure_fed_diffusion import config
 from secure_fed_diffusion.data.datasets import load
 from secure_fed_diffusion.diffusion.sampler import load_pipeline
+from secure_fed_diffusion.dp import SPENT_ASSUMPTION
 from secure_fed_diffusion.dp.ledger import verify
 from secure_fed_diffusion.errors import (
     ConfigError,
@@ -52,12 +53,16 @@ def test_every_mode_runs_from_one_configuration_by_one_key(mode: str, tmp_path: 
     guard = last["epsilon"][last["guard_view"]]["pld"]
     if mode == "none":
         assert all(bound is None for view in last["epsilon"].values() for bound in view.values())
+        assert summary["plan_epsilon"] is None
     else:
-        assert 0 < guard <= 10.0
+        assert 0 < guard <= summary["plan_epsilon"][last["guard_view"]]["pld"] <= 10.0
+        assert summary["epsilon_assumption"] == SPENT_ASSUMPTION
+        assert "the plan's ε" in summary["statement"]
     if mode == "central":  # its server reads the exact sum
         assert last["epsilon"]["sum_c0"]["pld"] is None
     report = verify(folder / "ledger.jsonl", head=summary["ledger_head"])
     assert report.truncation_excluded
+    assert report.to_dict()["plan_epsilon"] == summary["plan_epsilon"]
     charged = len((folder / "ledger.jsonl").read_text().splitlines()) - 1
     assert charged == sum(len(record["survivors"]) for record in watcher.records)
 

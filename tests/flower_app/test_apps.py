@@ -97,7 +97,7 @@ def test_a_deployed_server_runs_without_opening_a_file_of_data(
     assert write_report(folder).stat().st_size > 0
     printed = capsys.readouterr().out
     assert "5 of 5 clients joined" in printed
-    assert "round 3: ε = " in printed
+    assert "round 3: ε spent = " in printed
     assert not (folder / "clients").exists()
 
 

@@ -95,6 +95,7 @@ def write_run(folder: Path, *, mode: str = "distributed", rounds: int = 40) -> P
     summary = {
         "mode": mode,
         "target_epsilon": 10.0 if private else None,
+        "plan_epsilon": nested(9.99, mode) if private else None,
         "epsilon": lines[-1]["epsilon"],
         "delta": lines[-1]["delta"],
         "unit": lines[-1]["unit"],

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from secure_fed_diffusion.errors import RunError
 from secure_fed_diffusion.reporting import compare_figures
-from secure_fed_diffusion.reporting.compare import _group_row, write_comparison
+from secure_fed_diffusion.reporting.compare import _group_row, _promises, write_comparison
 from secure_fed_diffusion.reporting.run_folder import RunFolder
 from secure_fed_diffusion.reporting.run_set import (
     Member,
@@ -129,6 +129,15 @@ def test_repetitions_show_the_largest_epsilon_of_theirs(tmp_path: Path) -> None:
     spent = [member.epsilon for member in group]
     assert len(set(spent)) == 2
     assert _group_row(group, [], 0)["cells"][0]["value"] == max(spent)
+
+
+def test_a_promise_is_the_plans_whatever_was_spent(tmp_path: Path) -> None:
+    cell = write_run(tmp_path / "cell", mode="distributed", rounds=4)
+    summary = json.loads((cell / "summary.json").read_text())
+    summary["epsilon"]["sum_c1"] = {"pld": 3.0, "rdp": 3.5}
+    (cell / "summary.json").write_text(json.dumps(summary))
+    (promise,) = _promises(read_runs([tmp_path]))
+    assert promise["epsilon"] == 9.99
 
 
 def test_the_settings_that_differ_are_a_table(page: tuple[str, Page]) -> None:

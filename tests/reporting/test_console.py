@@ -6,7 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
+from secure_fed_diffusion.dp import SPENT_ASSUMPTION
 from secure_fed_diffusion.reporting import RunProgress, epsilon_table
+from secure_fed_diffusion.reporting.console import guarantee_text
 from tests.reporting.synthetic_run import nested, record
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
@@ -30,8 +32,8 @@ def test_a_log_has_plain_lines_and_no_control_character() -> None:
         progress.note("client 7 \x1b[31mwent\x07 missing\r")
     assert not CONTROL.search(stream.getvalue())
     lines = stream.getvalue().splitlines()
-    assert lines[0].startswith("round 0/40 · ε")
-    assert any(line.startswith("round 40/40 · ε 9.94 of 10 (sum_c1, PLD)") for line in lines)
+    assert lines[0].startswith("round 0/40 · ε spent")
+    assert any(line.startswith("round 40/40 · ε spent 9.94 of 10 (sum_c1, PLD)") for line in lines)
     assert "FID (lenet84_digits)" in lines[0]
 
 
@@ -110,6 +112,22 @@ def test_the_epsilon_table_names_every_view_accountant_and_adversary(terminal: b
     ):
         assert word in text
     assert terminal or not CONTROL.search(text)
+
+
+def test_a_run_ends_with_what_it_was_promised_and_says_what_the_spent_figure_assumes() -> None:
+    """A server that calls no round failed, having seen the sums, makes the spent ε smaller than it may be."""
+    summary = {
+        "plan_epsilon": nested(9.99, "distributed"),
+        "epsilon": nested(8.6, "distributed"),
+        "delta": 1e-5,
+        "unit": "example",
+        "relation": "add_remove",
+        "guard_view": "sum_c1",
+    }
+    said = guarantee_text(summary)
+    assert said.startswith("guarantee: ε = 9.99 (PLD) at δ = 1e-5")
+    assert f"spent of it: 8.60, {SPENT_ASSUMPTION}" in said
+    assert guarantee_text({**summary, "plan_epsilon": None}) == "no privacy guarantee"
 
 
 def test_the_epsilon_table_of_nothing_promises_nothing() -> None:

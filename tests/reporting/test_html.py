@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from secure_fed_diffusion.dp import SPENT_ASSUMPTION
 from secure_fed_diffusion.errors import RunError
 from secure_fed_diffusion.reporting import write_report
-from tests.reporting.synthetic_run import grid
+from secure_fed_diffusion.reporting.run_folder import read_run
+from tests.reporting.synthetic_run import grid, nested
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
 
@@ -104,8 +107,9 @@ def test_the_headline_carries_epsilon_with_all_that_it_depends_on(report: tuple[
     start = text[: text.index("What this ε means")]
     for word in (
         "distributed",
-        "ε = 9.94",
-        "of a budget of 10",
+        "ε = 9.99 of a budget of 10",
+        f"ε = 9.94, {SPENT_ASSUMPTION}",
+        "promised bythe plan",
         "1e-5",
         "example",
         "add_remove",
@@ -115,6 +119,31 @@ def test_the_headline_carries_epsilon_with_all_that_it_depends_on(report: tuple[
         assert word in start, word
     for word in ("FID", "11.9", "lenet84_digits", "floor 1.70", "92.8 %", "87.9 %"):
         assert word in start, word
+
+
+def test_the_odds_are_those_of_the_plan_and_not_of_what_was_spent(new_run: Callable[..., Path]) -> None:
+    """Repeats may be chosen by looking: a run that spent 3 of its plan's 9.99 still promises 9.99."""
+    folder = new_run(rounds=2)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "epsilon": nested(3.0, "distributed")}))
+    text = " ".join(_write(folder)[1].text.split())
+    assert "trained at ε = 9.99" in text.replace("\xa0", " ")
+    assert f"e^ε = {math.ceil(math.exp(9.99)):,}" in text
+    assert f"e^ε = {math.ceil(10 * math.exp(3.0)) / 10:.1f}" not in text
+
+
+def test_a_folder_that_states_no_epsilon_of_its_plan_promises_its_budget(
+    new_run: Callable[..., Path],
+) -> None:
+    folder = new_run(rounds=2)
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["plan_epsilon"]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    text = " ".join(_write(folder)[1].text.split())
+    assert "ε = 10.00 of a budget of 10" in text
+    assert "this folder states no ε of its plan" in text
+    assert f"ε = 9.94, {SPENT_ASSUMPTION}" in text
+    assert read_run(folder).guarantee == (10.0, "PLD")
 
 
 def test_every_section_is_there(report: tuple[str, Page]) -> None:
@@ -139,7 +168,7 @@ def test_every_section_is_there(report: tuple[str, Page]) -> None:
 
 def test_the_epsilon_table_has_both_accountants_for_every_view(report: tuple[str, Page]) -> None:
     table = report[0].split('<table class="epsilons')[1].split("</table>")[0]
-    for value in ("60.64", "66.70", "9.94", "10.94", "9.25", "10.17", "raw_update", "released_model"):
+    for value in ("60.94", "67.04", "9.99", "9.94", "10.94", "9.25", "10.17", "raw_update", "released_model"):
         assert value in table, value
 
 
