@@ -182,11 +182,15 @@ def test_a_page_prints_whole(tab: Tab, page: Path) -> None:
 def test_a_browser_runs_no_text_of_a_configuration_and_would_show_a_request(
     tab: Tab, new_run: Callable[..., Path]
 ) -> None:
-    folder = new_run(rounds=2, name="</script><script>document.title='owned'</script>")
+    folder = new_run(rounds=2)
+    config, hostile = folder / "config.toml", "</script><script>document.title='owned'</script>"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace('name = "digits"', f'name = "{hostile}"'), encoding="utf-8")
     report = write_report(folder)
     tab.open(report)
     assert tab.complaints() == []
     assert tab.evaluate("document.title") != "owned"
+    assert hostile in tab.evaluate("document.body.textContent")
     # The positive control: what the test looks for does appear when a page does ask for something.
     spoiled = shutil.copy(report, folder / "spoiled.html")
     text = Path(spoiled).read_text(encoding="utf-8")
