@@ -36,8 +36,8 @@ _LOOKS, _LEAST_SPACING = 8, 8
 def looks(planned_rounds: int) -> set[int]:
     """Return after how many rounds with canaries a lower bound is computed: the first, some, and the last.
 
-    One takes a second or two, a round of the quick experiment three.  In between the last one still
-    holds: a further round takes nothing back.
+    One takes a second or two (twice that where clients missed rounds), a round of the quick experiment three.
+    In between the last one still holds: a further round takes nothing back.
     """
     spacing = max(_LEAST_SPACING, math.ceil(planned_rounds / _LOOKS))
     return {1, *range(spacing, planned_rounds + 1, spacing), planned_rounds}

@@ -1,6 +1,6 @@
 """Lower bounds on ε that hold with stated confidence: what an attacker can be shown to learn.
 
-    A1  likelihood_ratio_bound   error rates of the likelihood-ratio test, against the run's own family
+    A1  likelihood_ratio_bound   error rates of the likelihood-ratio test, against the canaries' own rounds
     A2  gaussian_bound           the same error rates, against Gaussian trade-off curves
     A3  one_run_bound            number of right guesses, against any (ε, δ)-DP mechanism
     A4  f_dp_bound               number of right guesses, against a family of trade-off curves
@@ -12,7 +12,8 @@ under `conditional_on`.  Several looks at one run, or the largest of several aud
 divided among them.
 
 Not seen by any of them: privacy lost outside the canaries' coordinates; shuffling instead of Poisson
-sampling and noise used twice, which change no single canary's law (A0, `conformance`, sees those).
+sampling and noise used twice, which change no single canary's law (A0, `conformance`, sees those).  Whoever
+takes `Errors` takes those of canaries alike, that is with equal rates in each round; A1 sees to that itself.
 
 Source: Nasr et al. 2023 (arXiv 2302.07956), section 3.2 (A1, A2); Steinke, Nasr and Jagielski 2023
 (2305.08846), Theorem 5.2 and its code (A3); Mahloujifar, Melis and Chaudhuri 2024 (2410.22235),
@@ -38,8 +39,9 @@ from scipy import stats
 from scipy.special import expit, ndtri
 
 from secure_fed_diffusion.audit.observations import CanaryObservations
+from secure_fed_diffusion.audit.participation import ASSUMPTION, Participation
 from secure_fed_diffusion.audit.scores import Errors, Guesses, errors, likelihood_ratios
-from secure_fed_diffusion.audit.tradeoff import Family, GaussianFamily, NoiseLadder, gaussian_epsilon
+from secure_fed_diffusion.audit.tradeoff import Family, GaussianFamily, gaussian_epsilon
 from secure_fed_diffusion.errors import ConfigError
 
 CONFIDENCE = 0.95
@@ -63,11 +65,31 @@ class LowerBound:
 def likelihood_ratio_bound(
     observations: CanaryObservations, *, delta: float, confidence: float = CONFIDENCE
 ) -> LowerBound:
-    """A1: reject every factor on the run's noise under which the test could not have erred so rarely."""
-    alike = bool(np.all(observations.rates == observations.rates[:, :1]))
-    seen = errors(likelihood_ratios(observations), observations.included, alike=alike)
-    ladder = NoiseLadder.of(observations)
-    return error_rate_bound(seen, ladder, delta=delta, confidence=confidence, auditor="A1 likelihood ratio")
+    """A1: reject every factor on the run's noise under which the test could not have erred so rarely.
+
+    Guarantees: P(bound > ε of the client that spent most) <= 1 − confidence, whoever was in which round
+    (`participation` has the proof).  Canaries that could be in no round are left out.
+    """
+    _check(delta, confidence)
+    there = observations.rates.any(axis=0)
+    seen = errors(likelihood_ratios(observations)[there], observations.included[there])
+    lists = Participation.of(observations)
+    ladder, _ = lists.ladders[0]
+    if len(lists.ladders) == 1:  # one curve and, its rounds being exchangeable, one pair of error rates
+        loss = _largest_loss(seen, ladder, confidence)
+    else:
+        loss = lists.largest(_mean_error(seen, 1.0 - confidence))
+    given = f"{_INDEPENDENT}; {ladder.assumption}"
+    if np.any(observations.rates != observations.rates[:, :1]):
+        given = f"{given}; {ASSUMPTION}"
+    return LowerBound(
+        epsilon=lists.epsilon(loss, delta) if loss is not None else 0.0,
+        confidence=confidence,
+        delta=delta,
+        auditor="A1 likelihood ratio",
+        conditional_on=given,
+        n_canaries=seen.n_canaries,
+    )
 
 
 def gaussian_bound(seen: Errors, *, delta: float, confidence: float = CONFIDENCE) -> LowerBound:
@@ -87,10 +109,9 @@ def gaussian_bound(seen: Errors, *, delta: float, confidence: float = CONFIDENCE
 def error_rate_bound(
     seen: Errors, family: Family, *, delta: float, confidence: float = CONFIDENCE, auditor: str = "A1"
 ) -> LowerBound:
-    """Return A1's bound of any test's errors, against any family of trade-off curves."""
+    """Return A1's bound of any test's errors on canaries alike, against any family of trade-off curves."""
     _check(delta, confidence)
-    pairs = [(a, b) for a, b in _error_rates(seen, confidence) if a + b < 1.0]
-    loss = family.largest(lambda loss: any(family.rejects(loss, a, b) for a, b in pairs)) if pairs else None
+    loss = _largest_loss(seen, family, confidence)
     return LowerBound(
         epsilon=family.epsilon(loss, delta) if loss is not None else 0.0,
         confidence=confidence,
@@ -189,13 +210,24 @@ def _error_rates(seen: Errors, confidence: float) -> tuple[tuple[float, float], 
 
     One pair bounds the mean of both rates by all wrong calls together: the coins being fair, a call is
     wrong with probability (α + β)/2, and (1 + e^ε)·(α + β)/2 >= 1 − δ is the sum of the two conditions of
-    (ε, δ)-DP.  The other bounds each rate apart, half of the risk for both; not so where canaries differ,
-    for the excluded ones' α and the included ones' β are then no pair of any canary.
+    (ε, δ)-DP.  The other bounds each rate apart, half of the risk for both.  All canaries must be alike:
+    where they differ, the excluded ones' α and the included ones' β are no pair of any canary.
     """
     risk = 1.0 - confidence
     wrong = seen.false_positives + seen.false_negatives
-    mean = _clopper_pearson(wrong, seen.n_canaries, risk / 2.0 if seen.alike else risk)
-    return (_rates_apart(seen, risk / 4.0), (mean, mean)) if seen.alike else ((mean, mean),)
+    mean = _clopper_pearson(wrong, seen.n_canaries, risk / 2.0)
+    return _rates_apart(seen, risk / 4.0), (mean, mean)
+
+
+def _largest_loss(seen: Errors, family: Family, confidence: float) -> float | None:
+    pairs = [(a, b) for a, b in _error_rates(seen, confidence) if a + b < 1.0]
+    return family.largest(lambda loss: any(family.rejects(loss, a, b) for a, b in pairs)) if pairs else None
+
+
+def _mean_error(seen: Errors, risk: float) -> float:
+    """Return `participation`'s t(w): the mean error, from above, of calls that err with unequal rates."""
+    wrong = seen.false_positives + seen.false_negatives
+    return max(_clopper_pearson(wrong, seen.n_canaries, risk), (wrong + 1) / seen.n_canaries)
 
 
 def _rates_apart(seen: Errors, tail: float) -> tuple[float, float]:

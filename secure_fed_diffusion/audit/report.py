@@ -12,8 +12,8 @@ and both of these count the rounds of the warm-up too, which carry none.
 The verdict is bad where the conformance tests (A0 after each round, and A6) accuse the run, or A1 after all
 rounds, at confidence 1 - `false_alarm`, exceeds the last realised ε.  A0 and A6 together accuse a correct run
 with probability at most the `false_alarm` that was fixed before it began, half each, A0's in equal parts to
-the planned rounds, and A1 as rarely.  Every lower bound that is shown holds by itself with its
-confidence; not all of them together.
+the planned rounds, and A1 as rarely, if participation did not depend on what the sums showed.  Every lower
+bound that is shown holds by itself with its confidence; not all of them together.
 
 Not protected against: an auditor's files that were altered (they are not chained, as the ledger is); a
 violation smaller than the smallest that this audit could have seen, which it states.  Canaries test no

@@ -46,7 +46,6 @@ class Errors:
     excluded: int  # canaries that a false positive was possible for
     false_negatives: int
     included: int
-    alike: bool = True  # all canaries had the same rates in each round, hence the same error rates
 
     @property
     def n_canaries(self) -> int:
@@ -86,7 +85,7 @@ def likelihood_ratios(observations: CanaryObservations) -> Floats:
     return scores
 
 
-def errors(scores: Floats, included: npt.NDArray[np.bool_], *, alike: bool = True) -> Errors:
+def errors(scores: Floats, included: npt.NDArray[np.bool_]) -> Errors:
     """Call every canary above `THRESHOLD` included, and count what is wrong."""
     called = scores > THRESHOLD
     return Errors(
@@ -94,7 +93,6 @@ def errors(scores: Floats, included: npt.NDArray[np.bool_], *, alike: bool = Tru
         excluded=int(np.count_nonzero(~included)),
         false_negatives=int(np.count_nonzero(~called & included)),
         included=int(np.count_nonzero(included)),
-        alike=alike,
     )
 
 

@@ -34,6 +34,7 @@ from secure_fed_diffusion.audit.observations import CanaryObservations
 from secure_fed_diffusion.errors import ConfigError
 
 Floats = npt.NDArray[np.float64]
+Rounds = tuple[tuple[float, float, int], ...]  # (noise multiplier, sampling rate, number of such rounds)
 
 _VIEW = dp.View(name="released_model")  # of a `central` mechanism: it sees through its one draw of noise
 _RUNGS, _WIDEST_FACTOR, _FIRST_STRIDE = 1025, 32.0, 32
@@ -120,27 +121,27 @@ class GaussianFamily:
 class NoiseLadder:
     """The runs with these rounds whose noise multipliers are all a common factor times the plan's.
 
-    `rounds` holds (noise multiplier, sampling rate, number of such rounds); `loss` is 1/factor.
+    `loss` is 1/factor.  The rounds are those of one canary, or of several that have equal lists.
     """
 
-    rounds: tuple[tuple[float, float, int], ...]
+    rounds: Rounds
     assumption: str = (
         "each round is a Poisson-sampled Gaussian at the plan's rate, its noise the plan's times one factor"
     )
 
     @classmethod
-    def of(cls, observations: CanaryObservations) -> NoiseLadder:
-        """Return the ladder of these rounds: σ/magnitude, and the largest rate of any canary in each."""
-        rates = observations.rates.max(axis=1)
+    def of(cls, observations: CanaryObservations, canary: int = 0) -> NoiseLadder:
+        """Return the ladder of the rounds that one canary could be in: σ/magnitude, and its rate in each."""
+        rates = observations.rates[:, canary]
         multipliers = observations.noise_stddevs / observations.magnitudes
         steps = Counter((float(z), float(q)) for z, q in zip(multipliers, rates, strict=True) if q > 0.0)
         if not steps:
-            raise ConfigError("no canary could be in any of these rounds", key="observations.rates")
+            raise ConfigError("the canary could not be in any of these rounds", key="observations.rates")
         return cls(rounds=tuple(sorted((z, q, count) for (z, q), count in steps.items())))
 
     def rejects(self, loss: float, false_positive: float, false_negative: float) -> bool:
         """Return whether one point of the curve δ(ε) rules the pair out; δ(0), the cheapest, first."""
-        if false_positive + false_negative < 1.0 - _total_variation(self.rounds, loss):
+        if false_positive + false_negative < 1.0 - total_variation(self.rounds, loss):
             return True
         growth, mass = _curve(self.rounds, loss)
         one_way = false_negative + growth * false_positive < mass
@@ -171,31 +172,29 @@ class NoiseLadder:
         return float(rungs[low]) if low >= 0 else None
 
 
-_Rounds = tuple[tuple[float, float, int], ...]
-
-
 @lru_cache(maxsize=4096)
-def _curve(rounds: _Rounds, loss: float) -> tuple[Floats, Floats]:
+def _curve(rounds: Rounds, loss: float) -> tuple[Floats, Floats]:
     """Return e^ε and 1 − δ(ε) at some points of the curve, one of them at ε = 0."""
-    total_variation = _total_variation(rounds, loss)
+    distance = total_variation(rounds, loss)
     # ε at a δ costs the accountant a tenth of δ at an ε.
-    points = [(0.0, total_variation)]
-    points += [(_epsilon(rounds, loss, delta), delta) for delta in _DELTAS if delta < total_variation]
+    points = [(0.0, distance)]
+    points += [(_epsilon(rounds, loss, delta), delta) for delta in _DELTAS if delta < distance]
     finite = [(value, delta) for value, delta in points if value < 700.0]
     return np.exp([value for value, _ in finite]), np.array([1.0 - delta for _, delta in finite])
 
 
 @lru_cache(maxsize=1 << 16)
-def _total_variation(rounds: _Rounds, loss: float) -> float:
+def total_variation(rounds: Rounds, loss: float) -> float:
+    """Return δ(0) of the rounds at this factor, from above: no test errs less than 1 − δ(0) in all."""
     return dp.delta(_counts(rounds, loss), epsilon=0.0, view=_VIEW)
 
 
 @lru_cache(maxsize=1 << 16)
-def _epsilon(rounds: _Rounds, loss: float, delta: float) -> float:
+def _epsilon(rounds: Rounds, loss: float, delta: float) -> float:
     return dp.epsilon(_counts(rounds, loss), delta=delta, view=_VIEW)
 
 
-def _counts(rounds: _Rounds, loss: float) -> dict[dp.Mechanism, int]:
+def _counts(rounds: Rounds, loss: float) -> dict[dp.Mechanism, int]:
     return {_round(multiplier / loss, rate): count for multiplier, rate, count in rounds}
 
 

@@ -7,13 +7,15 @@ test about once in a million changes of the seed.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.special import ndtri
+from scipy.optimize import brentq
+from scipy.special import ndtr
 
 from secure_fed_diffusion.audit.lower_bounds import (
     distribution_free_bound,
@@ -203,13 +205,14 @@ def test_canaries_that_missed_rounds_are_bounded_by_all_wrong_calls_together() -
     missed = dataclasses.replace(
         seen, rates=rates, counts=counts, sums=seen.sums - MAGNITUDE * (seen.counts - counts)
     )
-    wrong = errors(likelihood_ratios(missed), missed.included)
-    mean = stats.beta.ppf(0.95, wrong.false_positives + wrong.false_negatives + 1, 300 - (
-        wrong.false_positives + wrong.false_negatives
-    ))  # fmt: skip
+    calls = errors(likelihood_ratios(missed), missed.included)
+    wrong = calls.false_positives + calls.false_negatives
+    mean = stats.beta.ppf(0.95, wrong + 1, 300 - wrong)
+    # multiplier 0.5: one round has μ = 2, two have 2√2; the test of either errs Φ(−μ/2) at least
+    loss = brentq(lambda loss: (ndtr(-loss) + 2.0 * ndtr(-math.sqrt(2.0) * loss)) / 3.0 - mean, 0.1, 10.0)
     bound = likelihood_ratio_bound(missed, delta=DELTA).epsilon
-    assert bound == pytest.approx(gaussian_epsilon(float(-2.0 * ndtri(mean)), DELTA), rel=0.02)
-    assert bound < likelihood_ratio_bound(seen, delta=DELTA).epsilon
+    assert bound == pytest.approx(gaussian_epsilon(2.0 * math.sqrt(2.0) * loss, DELTA), rel=0.02)
+    assert bound < gaussian_epsilon(2.0 * math.sqrt(2.0), DELTA)
 
 
 def test_more_confidence_gives_a_smaller_bound() -> None:

@@ -77,9 +77,11 @@ def test_the_search_finds_the_last_rejected_rung_on_either_side_of_the_plan() ->
     assert GAUSSIAN.largest(lambda loss: False) is None
 
 
-def test_the_ladder_of_a_run_has_its_noise_and_its_largest_rates() -> None:
+def test_the_ladder_of_a_canary_has_the_noise_and_the_rates_of_its_own_rounds() -> None:
     seen = run(np.random.default_rng(1), n_canaries=4, n_rounds=6, rate=0.25, multiplier=1.5)
     assert NoiseLadder.of(seen).rounds == ((1.5, 0.25, 6),)
+    seen.rates[:2, 3], seen.counts[:2, 3] = 0.0, 0
+    assert NoiseLadder.of(seen, 3).rounds == ((1.5, 0.25, 4),)
     with pytest.raises(ConfigError, match="rates"):
         NoiseLadder.of(run(np.random.default_rng(1), n_canaries=4, rate=0.0))
 
