@@ -36,8 +36,8 @@ def write_folder(
 ) -> Path:
     """Write one round of class means, then `rounds` of training whose noise is `noise` times the plan's.
 
-    Coins and noise are seeded: one run in forty of these has a lower bound above its true ε, as a confidence
-    of 0.95 allows, and a test must not be that run now and then.
+    Coins and noise are seeded: up to one run in twenty of these may have a lower bound above its true ε, as a
+    confidence of 0.95 allows, and a test must not be that run now and then.
     """
     rng, coins = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     mechanism = training(kind)
