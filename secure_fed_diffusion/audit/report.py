@@ -3,9 +3,10 @@
 What is held against what.  The lower bound is of a canary, in the view of the sums: whoever sees every
 released sum, all noise shares in it.  It is of the rounds that carry canaries, so it is at most
 
-    upper     the ledger's ε, with the noise of the plan's fewest survivors: the guarantee
-    realised  the same with the noise of those that survived; it holds if dropouts do not depend on what
-              the sums showed, and is there for this comparison alone
+    upper     the ledger's ε of what was spent, with the noise of the plan's fewest survivors; it holds if
+              failures hang on no output (what is guaranteed is the plan's ε, of all that it reserves)
+    realised  the same with the noise of those that survived; it holds if dropouts do not depend on
+              outputs, records or coins, and is there for this comparison alone
 
 and both of these count the rounds of the warm-up too, which carry none.
 
@@ -62,7 +63,7 @@ class RoundAudit:
     """What is known after one round; without canaries so far, of the upper bounds alone."""
 
     number: int
-    upper: Prices  # ε by view and accountant: the guarantee
+    upper: Prices  # ε by view and accountant, of what was spent
     realised: float | None = None  # ε of `upper_view` with the noise that was there, where it was computed
     lower: LowerBound | None = None  # the newest
     evidence: Evidence | None = None
@@ -120,10 +121,10 @@ class FolderAudit:
             return f"This run does NOT do what its plan says: {found}"
         if above := self._above(last):
             return f"{above}, and no test accuses the noise"
-        least, most = _rounded_down(last.lower.epsilon), _rounded_up(self._guarantee(last))
+        least, most = _rounded_down(last.lower.epsilon), _rounded_up(self._spent(last))
         return (
             f"With {_percent(last.lower.confidence)} confidence the sums gave away at least ε = {least}, "
-            f"by the guarantee at most {most}; no test accuses the noise"
+            f"by the ledger at most {most}; no test accuses the noise"
         )
 
     @property
@@ -139,9 +140,9 @@ class FolderAudit:
             f"{lower.n_canaries} canaries, round {last.number}: ε >= {_rounded_down(lower.epsilon)} with "
             f"confidence {lower.confidence:g} ({lower.auditor}; conditional on: {lower.conditional_on}).",
             f"Upper bound in the view {self.upper_view} (PLD), class means included: "
-            f"{_rounded_up(self._guarantee(last))} at the plan's fewest survivors, which is the guarantee; "
-            f"{_rounded_up(last.realised)} with the noise that was there, if dropouts do not depend on the "
-            "sums.",
+            f"{_rounded_up(self._spent(last))} for what was spent, at the plan's fewest survivors (the "
+            f"guarantee is the plan's ε); {_rounded_up(last.realised)} with the noise that was there, if "
+            "dropouts do not depend on outputs, records or coins.",
             f"Smallest violation that this audit would have seen with probability {tests.power:g}: "
             f"{tests.smallest_violation}; A0 and A6 accuse a correct run with probability at most "
             f"{self.terms.false_alarm:g}, and A1, which accuses where its bound at confidence "
@@ -164,13 +165,13 @@ class FolderAudit:
         return tuple(said)
 
     def _above(self, each: RoundAudit) -> str | None:
-        """Say how a lower bound can exceed the guarantee where nothing accuses; None where it does not."""
-        lower, most = each.lower, self._guarantee(each)
+        """Say how a lower bound can exceed the upper one where nothing accuses; None where it does not."""
+        lower, most = each.lower, self._spent(each)
         if lower is None or lower.epsilon <= most:
             return None
         said = (
             f"The {_percent(lower.confidence)} lower bound ({_rounded_down(lower.epsilon)}) lies above the "
-            f"guarantee ({_rounded_up(most)}), as it may in up to {_percent(1.0 - lower.confidence)} of "
+            f"ledger's ({_rounded_up(most)}), as it may in up to {_percent(1.0 - lower.confidence)} of "
             "correct runs"
         )
         asked = self.accusing
@@ -178,7 +179,7 @@ class FolderAudit:
             return said
         return f"{said}; at {_percent(asked.confidence)} it does not"
 
-    def _guarantee(self, each: RoundAudit) -> float:
+    def _spent(self, each: RoundAudit) -> float:
         return each.upper[self.upper_view]["pld"]
 
     def to_dict(self) -> dict[str, Any]:

@@ -237,8 +237,8 @@ def test_what_the_bounds_mean_is_said_in_sentences(correct: FolderAudit) -> None
         "with confidence 0.95 (A1 likelihood ratio; conditional on:",
         "With no such condition: ε >= ",
         "Upper bound in the view sum_c0 (PLD), class means included:",
-        "at the plan's fewest survivors, which is the guarantee",
-        "if dropouts do not depend on the sums",
+        "for what was spent, at the plan's fewest survivors (the guarantee is the plan's ε)",
+        "if dropouts do not depend on outputs, records or coins",
         "Smallest violation that this audit would have seen with probability 0.95",
         "Not checked: the gradients",
     ):

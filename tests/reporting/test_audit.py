@@ -136,7 +136,7 @@ def test_the_report_draws_the_lower_bound_under_the_upper_one(new_run: Callable[
     assert figure.title.startswith(
         "With 95.0 % confidence whoever sees the sums learned at least ε = 1.00 of a"
     )
-    assert " canary, by the guarantee at most 9.2" in figure.title
+    assert " canary, by the ledger at most 9.2" in figure.title
     assert (
         "accuse nothing; with probability 95.0 % they would have seen noise 6.1 % too small" in figure.caption
     )
@@ -150,7 +150,7 @@ def test_the_report_draws_the_lower_bound_under_the_upper_one(new_run: Callable[
 def test_the_report_never_says_that_a_run_leaked_more_than_it_may(new_run: Callable[..., Path]) -> None:
     figure = audit_figure(read_run(with_canaries(new_run(rounds=20), accused=[], a_round=0.6)))
     assert figure is not None
-    assert figure.title.startswith("The 95.0 % lower bound (12.00) lies above the guarantee (9.2")
+    assert figure.title.startswith("The 95.0 % lower bound (12.00) lies above the ledger's (9.2")
     assert figure.title.endswith("in up to 5.0 % of correct runs; sfd audit asks at a higher confidence")
     assert "at most" not in figure.title
 
