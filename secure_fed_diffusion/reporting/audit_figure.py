@@ -95,11 +95,11 @@ def _title(lower: float, upper: float | None, confidence: Any) -> str:
     sure = percent_text(confidence)
     if upper is not None and lower > upper:
         return (
-            f"The {sure} lower bound ({lower_text(lower)}) lies above the guarantee ({epsilon_text(upper)}), "
+            f"The {sure} lower bound ({lower_text(lower)}) lies above the ledger's ({epsilon_text(upper)}), "
             f"as it may in up to {percent_text(1.0 - float(confidence))} of correct runs; "
             "sfd audit asks at a higher confidence"
         )
-    most = "without an upper bound" if upper is None else f"by the guarantee at most {epsilon_text(upper)}"
+    most = "without an upper bound" if upper is None else f"by the ledger at most {epsilon_text(upper)}"
     least = f"whoever sees the sums learned at least ε = {lower_text(lower)} of a canary"
     return f"With {sure} confidence {least}, {most}"
 

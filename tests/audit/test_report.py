@@ -107,7 +107,7 @@ def test_a_bound_above_the_guarantee_that_accuses_nobody_is_said_to_be_one(corre
     found = replace(correct, rounds=(*correct.rounds[:-1], high))
     assert found.verdict == "passed"
     for said in (found.finding, found.sentences[2]):
-        assert re.match(r"The 95 % lower bound \([\d.]+\) lies above the guarantee \([\d.]+\), as it", said)
+        assert re.match(r"The 95 % lower bound \([\d.]+\) lies above the ledger's \([\d.]+\), as it", said)
         assert "may in up to 5 % of correct runs; at 99.9999 % it does not" in said
     assert "at most" not in found.finding
     # where it does at the verdict's confidence too, that is an accusation, and the only thing said
