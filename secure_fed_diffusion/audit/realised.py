@@ -1,9 +1,9 @@
 """ε with the noise that was really there: the ledger's charges, priced at the survivors of each sum.
 
-The guarantee is the ledger's own ε, with the noise of the plan's fewest survivors.  Where more survived
-there was more noise; the ε of that noise holds only if dropouts do not depend on what the sums showed,
-because an accountant of fixed parameters may not look at outputs.  It is shown beside the guarantee and
-is what a lower bound, which sees the noise that is there, is compared with.
+The ledger's own ε has the noise of the plan's fewest survivors.  Where more survived there was more noise;
+the ε of that noise holds only if dropouts do not depend on outputs, records or coins, because an
+accountant of fixed parameters may not look at outputs.  It is shown beside the ledger's and is what a
+lower bound, which sees the noise that is there, is compared with.
 
 A charge whose sum the auditor has no notes of (an attempt that failed) is priced at the plan's fewest.
 

@@ -66,13 +66,14 @@ def _print_audit(records: Records, found: FolderAudit) -> None:
     print_audit(found)
     mechanism = next(iter(report.terms.mechanisms.values()))
     if figures["rounds"]:
-        tables = {
-            "guarantee: ε of every charge that the plan reserves,": figures["plan_epsilon"],
-            f"spent: ε {SPENT_ASSUMPTION},": list(figures["rounds"].values())[-1],
-        }
+        spent, planned = list(figures["rounds"].values())[-1], figures["plan_epsilon"]
+        tables = {"ε": spent}  # mode none, in which nothing is reserved
+        if planned is not None:
+            tables = {
+                "guarantee: ε of every charge that the plan reserves,": planned,
+                f"spent: ε {SPENT_ASSUMPTION},": spent,
+            }
         for what, prices in tables.items():
-            if prices is None:  # nothing is reserved in mode none
-                continue
             epsilon_table(
                 prices,
                 delta=report.terms.delta,

@@ -236,7 +236,7 @@ class LedgerReport:
             "statement": self.statement,
             "terms": self.terms.to_dict(),
             "plan_epsilon": None if planned is None else write_prices(planned),
-            "epsilon_assumption": SPENT_ASSUMPTION,
+            "epsilon_assumption": None if planned is None else SPENT_ASSUMPTION,
             "rounds": {str(number): write_prices(prices) for number, prices in self.rounds.items()},
             "clients": {str(client): write_prices(prices) for client, prices in self.clients.items()},
             "lines": self.lines,

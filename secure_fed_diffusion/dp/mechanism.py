@@ -97,7 +97,10 @@ class View:
                 "full, if every survivor adds its own."
             )
         if self.colluders == 0:
-            return "The server, which decodes every sum, alone, if every survivor adds its noise."
+            return (
+                "The server, which decodes every sum, alone; noise in shares counts in full, if every "
+                "survivor adds its own."
+            )
         clients = (
             "1 client that tells it its noise shares"
             if self.colluders == 1

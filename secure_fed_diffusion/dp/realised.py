@@ -32,11 +32,13 @@ from secure_fed_diffusion.dp.mechanism import Mechanism, Relation, Unit, View
 from secure_fed_diffusion.errors import ConfigError, UnderNoisedError
 
 DROPOUT_ASSUMPTION: Final = (
-    "if dropouts do not depend on outputs, records or coins; the guarantee is at the plan's minimum"
+    "if dropouts do not depend on outputs, records or coins; the guarantee, which outputs cannot undo, is at "
+    "the plan's minimum"
 )
 
 SPENT_ASSUMPTION: Final = (
-    "if failures do not depend on outputs, records or coins; the guarantee is the plan's ε"
+    "if failures do not depend on outputs, records or coins; the guarantee, which outputs cannot undo, is "
+    "the plan's ε"
 )
 """What ε of the charges so far assumes: whoever decides which rounds failed chooses how many there are."""
 

@@ -180,6 +180,11 @@ class Spending:
     @property
     def adversary(self) -> str:
         """Say against whom the budget holds now."""
+        names = {holding.reservation.guard.name for holding in self._releasing()}
+        if names == {"raw_update"}:  # mode local alone
+            return "every server, with all other clients of each run"
+        if names <= {"released_model"}:  # mode central alone, or nothing yet
+            return "whoever holds the released models"
         clients = f"up to {_several('client', self.colluders)} of each run" if self.colluders else "no client"
         return f"every server but those of mode central, with {clients}"
 

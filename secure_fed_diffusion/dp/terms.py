@@ -68,8 +68,8 @@ class Terms:
     def planned(self) -> dict[str, dict[str, float]] | None:
         """Return ε by `View.key` and accountant of every charge that is reserved for a client: the plan's.
 
-        Guarantees: what was promised before anything was released, and what no client's charges exceed,
-        whichever rounds failed and why; `math.inf` where nothing protects.  None where some mechanism's
+        Guarantees: no client's charges come to more, whichever rounds failed and why; `math.inf` where
+        nothing protects.  None where some mechanism's
         charges are not counted in advance.
 
         Raises:

@@ -42,7 +42,8 @@ class PrivacySettings:
     overspend is refused before any work.
 
     `shared_ledger` is a file that several runs on one data set share, and `shared_epsilon` what they may
-    spend together at `delta`; a run that would overspend that is refused before any work.
+    spend together at `delta`; a run that would overspend that is refused before any work.  One that names
+    more `federation.colluders` than the others makes these dearer.
     """
 
     mode: Mode = "distributed"

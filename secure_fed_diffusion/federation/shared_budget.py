@@ -2,8 +2,9 @@
 
 `privacy.shared_ledger` names the file that all runs on the data set share, `privacy.shared_epsilon` what
 they may spend together, at `privacy.delta`: against the servers of all these runs but those of mode
-`central`, with as many clients as the most `federation.colluders` that one of them names (`dp.spending`).  A
-run that names more than the others makes them dearer; runs that name the same number do not.
+`central`, with as many clients as the most `federation.colluders` that one in mode `distributed` or
+`client` names (`dp.spending`).  A run that names more than the others makes them dearer; runs that name the
+same number do not.
 
 A run settles for what its ledger shows, once `testimony.require_whole` has held that to the signed heads
 and to the checkpoint.

@@ -18,7 +18,7 @@ from secure_fed_diffusion.federation.settings import StepSettings
 STATEMENT = {
     "none": "Mode none protects nothing: it is the baseline that the others are measured against.",
     "central": "Whoever holds every released model; the server itself is trusted with each sum.",
-    "local": "Everyone, the server and all other clients together included.",
+    "local": "Everyone who does not break AES-256, the server and all other clients together included.",
     "distributed": "The server together with {colluders} of the clients, and whoever holds the models.",
     "client": "The server together with {colluders} of the clients; the unit is a whole client.",
 }
@@ -57,9 +57,9 @@ def summarize(
     return {
         "mode": plan.mode,
         "target_epsilon": plan.budget_epsilon,
-        "plan_epsilon": planned_by_view(ledger),  # the guarantee
+        "plan_epsilon": (planned := planned_by_view(ledger)),  # the guarantee
         "epsilon": epsilon_by_view(plan, ledger),  # what was spent of it
-        "epsilon_assumption": SPENT_ASSUMPTION,
+        "epsilon_assumption": None if planned is None else SPENT_ASSUMPTION,
         "delta": plan.privacy.delta,
         "unit": mechanism.unit,
         "relation": mechanism.relation,

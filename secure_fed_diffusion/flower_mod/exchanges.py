@@ -58,10 +58,10 @@ class Envelope:
 class RoundRecord:
     """What a round took, who is in its mean, who was left out and why, and how it ended.
 
-    `survivors` are the nodes in the mean, ascending.  `refusals` says of each node that was left out with a
-    word what that was: the node's own, or what is wrong with its frame.  A node in neither did not answer in
-    time, or waits for the next set-up; one in both failed after its input had come.  `error` is the typed
-    error's name and text, or empty.
+    `survivors` are the nodes in the mean, ascending; of a round that failed none.  `refusals` says of each
+    node that was left out with a word what that was: the node's own, or what is wrong with its frame.  Of a
+    round that ended well, a node in neither did not answer in time, or waits for the next set-up; one in both
+    failed after its input had come.  `error` is the typed error's name and text, or empty.
     """
 
     round: int

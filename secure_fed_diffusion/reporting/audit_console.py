@@ -28,9 +28,10 @@ def print_audit(audit: FolderAudit, console: Console | None = None) -> None:
     console = console or Console()
     terms_of = audit.ledger.terms
     mechanism = next(iter(terms_of.mechanisms.values()))
+    what_for = f", {SPENT_ASSUMPTION}" if terms_of.planned() else ""  # mode none promises nothing
     title = (
         f"ε spent by the client that spent most, at "
-        f"{terms(terms_of.delta, mechanism.unit, mechanism.relation)}, {SPENT_ASSUMPTION}"
+        f"{terms(terms_of.delta, mechanism.unit, mechanism.relation)}{what_for}"
     )
     views = list(next(iter(audit.ledger.rounds.values()), {}))
     head = ["round", *(f"{view}{' (budget)' * (view == terms_of.guard.key)}" for view in views)]

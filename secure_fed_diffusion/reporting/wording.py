@@ -28,7 +28,7 @@ MODES = {
     "client": "whole client updates, noise in shares, summed under masks",
 }
 
-_ALL_ADD = "every survivor's noise share counts, so this holds if every survivor adds its own"
+_ALL_ADD = "where noise is in shares, every survivor's counts, so this holds if every survivor adds its own"
 
 _UNITS = {
     "example": "one image",
@@ -163,7 +163,7 @@ def adversary(view: str) -> str:
     """Return who sees a view, in words."""
     c = colluders(view)
     if c == 0:
-        return f"the server alone: it sees the sum, and {_ALL_ADD}"
+        return f"the server alone, which sees the sum; {_ALL_ADD}"
     if c is not None:
         who = (
             "1 colluding client, which subtracts its"
@@ -174,8 +174,7 @@ def adversary(view: str) -> str:
     return {
         "raw_update": "someone who sees one client's contribution without its mask"
         " (all other clients collude, or the masks' key agreement is broken)",
-        "released_model": "anyone who is given the model, any checkpoint of it, or its samples; noise in"
-        f" shares: {_ALL_ADD}",
+        "released_model": f"anyone who is given the model, any checkpoint of it, or its samples; {_ALL_ADD}",
     }.get(view, f"whoever sees {view}")
 
 

@@ -4,8 +4,8 @@
         -> masked_input(frame, vector) -> [consistency(frame) ->] unmask(frame) [-> verify(frame)]
 
 The second line is a round; a set-up of several rounds goes through it again after `begin`.  The machine
-runs each step once, in this order, whichever threads call it.  Any exception in a step fails it for good and
-burns its secrets; start a new attempt with a new client.  A client that fails is a dropout for the others.
+runs each step once, in this order; threads wait for one another.  An exception in a step fails it for good
+and burns its secrets; start a new attempt with a new client.  A failed client is a dropout for the others.
 
 Guarantees: `semi_honest` (the server and at most t - 1 holders of a client's shares, all following the
 protocol) and `active` (they may do what they like, with 2t > holders + colluders): they learn of the
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import NoReturn
 
 import numpy.typing as npt
@@ -65,12 +66,13 @@ class Client:
         latch: Latch | None = None,
     ) -> None:
         policy.check(session.params)
+        require_integer("client_id", client_id, 0, MAX_ID)  # "1" is client 1 to whoever reads it
         if client_id not in session.graph:
-            require_integer("client_id", client_id, 0, MAX_ID)  # "1" is client 1 to whoever reads it
             raise ConfigError(f"client {client_id} is not in the cohort", key="client_id")
         self.session = session
         self.client_id = client_id
         self._policy = policy
+        self._lock = RLock()
         self._answers = Answers(session, client_id, signer=signer, latch=latch)
         self._machine = Machine(session.params.steps)
         self._setup = ClientSetup(session, client_id, entropy)
@@ -80,7 +82,8 @@ class Client:
     @property
     def phase(self) -> str:
         """The step that is due, "done" or "failed"."""
-        return self._machine.phase
+        with self._lock:
+            return self._machine.phase
 
     def advertise(self) -> bytes:
         """Make fresh key pairs, one for sealing and one for each round, and advertise the public halves."""
@@ -120,19 +123,20 @@ class Client:
             ConfigError: no such round, or this client is not among the participants.
             TooFewClientsError: of the holders of its secrets fewer than the threshold take part.
         """
-        slot = self.session.slot(
-            number,
-            model_digest=model_digest,
-            participants=participants,
-            commitment=self._setup.commitment,
-        )
-        if self.client_id not in slot.participants:
-            raise ConfigError(f"client {self.client_id} is not among them", key="participants")
-        if number not in self._setup.keyring.rounds:
-            raise PhaseError(f"the secrets of round {number} of this set-up are used or burned")
-        self._setup.check_participants(slot)
-        self._machine.begin_round()
-        self._slot, self._round = slot, None
+        with self._lock:
+            slot = self.session.slot(
+                number,
+                model_digest=model_digest,
+                participants=participants,
+                commitment=self._setup.commitment,
+            )
+            if self.client_id not in slot.participants:
+                raise ConfigError(f"client {self.client_id} is not among them", key="participants")
+            if number not in self._setup.keyring.rounds:
+                raise PhaseError(f"the secrets of round {number} of this set-up are used or burned")
+            self._setup.check_participants(slot)
+            self._machine.begin_round()
+            self._slot, self._round = slot, None
 
     def require_addressed(self, server_frame: bytes) -> None:
         """Refuse a frame that is not for this client, step and round; unlike in a step, nothing changes.
@@ -143,12 +147,13 @@ class Client:
             FrameError: of another kind, client or round.
             PhaseError: no step is due.
         """
-        step = self._machine.current
-        if step is None:
-            raise PhaseError(f"the client is {self.phase}: no frame is due")
-        if step.phase == ROUND_START and self._slot is None:
-            self._slot = self.session.slot(commitment=self._setup.commitment)
-        self._unpack(step, server_frame)
+        with self._lock:
+            step = self._machine.current
+            if step is None:
+                raise PhaseError(f"the client is {self.phase}: no frame is due")
+            if step.phase == ROUND_START and self._slot is None:
+                self._slot = self.session.slot(commitment=self._setup.commitment)
+            self._unpack(step, server_frame)
 
     def open_shares(self, server_frame: bytes) -> None:
         """Open the sealed shares of the frame that opens a round; `masked_input` is still due, with it.
@@ -160,9 +165,10 @@ class Client:
             FrameError: a bad frame; shares that do not open name their sender.
             TooFewClientsError: fewer holders than the threshold shared, or take part.
         """
-        with self._step(ROUND_START) as step:
-            self._setup.check_participants(self._open(step, server_frame))
-        self._machine.begin_round()
+        with self._lock:
+            with self._step(ROUND_START) as step:
+                self._setup.check_participants(self._open(step, server_frame))
+            self._machine.begin_round()
 
     def masked_input(self, server_frame: bytes, vector: npt.ArrayLike) -> bytes:
         """Take the sealed shares; return the vector under the self mask and the pairwise masks.
@@ -235,19 +241,20 @@ class Client:
         Raises:
             PhaseError: the client failed, or has no latch: two copies of it could answer differently.
         """
-        if not self._answers.latched or self.phase == FAILED:
-            raise PhaseError("a snapshot needs a client with a latch that has not failed")
-        slot = self._slot
-        return snapshot.write(
-            {
-                "session": self.session.id.hex(),
-                "client_id": self.client_id,
-                "phase": self.phase,
-                "setup": self._setup.to_dict(),
-                "slot": None if slot is None else [slot.number, slot.participants, slot.id.hex()],
-                "round": None if self._round is None else self._round.to_dict(),
-            }
-        )
+        with self._lock:
+            if not self._answers.latched or self.phase == FAILED:
+                raise PhaseError("a snapshot needs a client with a latch that has not failed")
+            slot = self._slot
+            return snapshot.write(
+                {
+                    "session": self.session.id.hex(),
+                    "client_id": self.client_id,
+                    "phase": self.phase,
+                    "setup": self._setup.to_dict(),
+                    "slot": None if slot is None else [slot.number, slot.participants, slot.id.hex()],
+                    "round": None if self._round is None else self._round.to_dict(),
+                }
+            )
 
     @classmethod
     def restore(
@@ -300,12 +307,13 @@ class Client:
 
     @contextmanager
     def _step(self, phase: str) -> Iterator[Step]:
-        try:
-            with self._machine.step(phase) as step:
-                yield step
-        except BaseException:
-            self._setup.keyring, self._round = Keyring(), None  # burned: Python cannot overwrite them
-            raise
+        with self._lock:
+            try:
+                with self._machine.step(phase) as step:
+                    yield step
+            except BaseException:
+                self._setup.keyring, self._round = Keyring(), None  # burned: Python cannot overwrite them
+                raise
 
     def _unpack(self, step: Step, frame: bytes) -> memoryview:
         return self._answers.unpack(step, frame, slot=self._slot)

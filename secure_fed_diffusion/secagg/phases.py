@@ -92,22 +92,14 @@ PROFILES: Mapping[str, tuple[Step, ...]] = MappingProxyType(
 
 
 class Machine:
-    """One party's place in its steps; it moves forward, begins further rounds, or fails for good.
+    """One party's place in its steps; it moves forward, begins further rounds, or fails for good."""
 
-    What is due is taken off a list, in one operation: of two threads only one finds it.
-    """
-
-    __slots__ = ("_due", "_index", "_steps")
+    __slots__ = ("_index", "_steps", "phase")
 
     def __init__(self, steps: tuple[Step, ...]) -> None:
         self._steps = steps
-        self._due: list[str] = []
-        self._enter(0)
-
-    @property
-    def phase(self) -> str:
-        """The phase of the step that is due, "done" or "failed"."""
-        return next(iter(self._due), FAILED)
+        self._index = 0
+        self.phase = steps[0].phase
 
     @contextmanager
     def step(self, phase: str) -> Iterator[Step]:
@@ -116,10 +108,7 @@ class Machine:
         Raises:
             PhaseError: `phase` is not the one that is due; the machine is failed from then on.
         """
-        try:
-            due = self._due.pop()
-        except IndexError:
-            due = FAILED
+        due, self.phase = self.phase, FAILED
         if due != phase:
             raise PhaseError(f"step {phase} is not due: the machine stands at {due}")
         yield self._steps[self._index]
@@ -149,7 +138,7 @@ class Machine:
 
     def _enter(self, index: int) -> None:
         self._index = index
-        self._due = [self._steps[index].phase if index < len(self._steps) else DONE]
+        self.phase = self._steps[index].phase if index < len(self._steps) else DONE
 
     @property
     def current(self) -> Step | None:

@@ -17,8 +17,9 @@ Cost: a decoding takes some m (m - t) multiplications in the field; 100 holders 
 16 shares of each false, take 0.2 s in all.  A trial takes 0.1 ms at most.  Whoever lies about every
 owner's share has each of them decoded, until that took some ten seconds in one set-up; from then on
 those who were left out least often are used first: a liar that is known costs no more decoding, and its
-further pairs are not noted.  What is left is one decoding a round for each owner that dealt false shares,
-some 0.2 s where it has 1,000 holders.
+further pairs are not noted.  What is left is at most one decoding a round for each owner, some 0.2 s where it
+has 1,000 holders: owners who deal false shares cost theirs, and may make holders look so much like liars
+that others' shares are decoded too.
 
 Not protected against: more false shares than these; the round ends with an error, never a wrong sum.
 

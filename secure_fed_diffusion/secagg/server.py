@@ -18,7 +18,7 @@ Source: Bonawitz et al., CCS 2017, figure 4; Bell et al., CCS 2020, algorithm 2 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from threading import Lock
+from threading import RLock
 
 from ..errors import FrameError, PhaseError, SecureAggregationError
 from . import codec
@@ -35,7 +35,7 @@ class Server:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._lock = Lock()
+        self._lock = RLock()
         self._machine = Machine(tuple(step for step in session.params.steps if step.sends is not None))
         self._expected: frozenset[int] = frozenset(session.cohort)
         self._silent: frozenset[int] = frozenset()
@@ -50,17 +50,20 @@ class Server:
     @property
     def phase(self) -> str:
         """The phase whose client frames are being collected, "done" or "failed"."""
-        return self._machine.phase
+        with self._lock:
+            return self._machine.phase
 
     @property
     def heard(self) -> tuple[int, ...]:
         """The clients whose frame of this phase was taken."""
-        return tuple(sorted(self._heard()))
+        with self._lock:
+            return tuple(sorted(self._heard()))
 
     @property
     def expected(self) -> tuple[int, ...]:
         """The clients that are still in, heard in this phase or not."""
-        return tuple(sorted(self._expected))
+        with self._lock:
+            return tuple(sorted(self._expected))
 
     @property
     def total(self) -> RingVector:
@@ -101,6 +104,7 @@ class Server:
         Raises:
             FrameError: not a valid frame of this session, phase and client; `culprits` names it.
             PhaseError: out of order, a duplicate, or from a client that is out.
+            ConfigError: `client_id` is no id.
         """
         with self._lock:
             self._receive(client_id, frame)

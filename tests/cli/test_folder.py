@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from secure_fed_diffusion.reporting.wording import epsilon_text
 from tests.cli.asking import TWO_ROUNDS, Ask, assert_refused
 
 
@@ -46,6 +48,11 @@ def test_a_run_ends_with_the_path_of_its_report(
         "mode distributed: ε <= 10 (PLD) at δ = 1e-5, unit: example, relation: add_remove, view: sum_c1; "
     )
     assert any(line.startswith("round 1/2 · ε ") for line in lines)
+    summary = json.loads((folder / "summary.json").read_text())
+    planned, spent = (epsilon_text(summary[key]["sum_c1"]["pld"]) for key in ("plan_epsilon", "epsilon"))
+    assert float(spent) < float(planned)  # a repeat is reserved
+    assert lines[-2].startswith(f"guarantee: ε = {planned} (PLD) at δ = 1e-5")
+    assert f"view: sum_c1; spent of it: {spent}, if failures do not depend on" in lines[-2]
     assert lines[-1] == f"report: {folder / 'report.html'}"
     assert "\x1b" not in done.stdout
     assert (folder / "report.html").stat().st_size > 10_000
@@ -78,6 +85,12 @@ def test_the_audit_says_what_it_can_and_cannot_exclude(sfd: Ask, folder: Path) -
     assert "truncation is not excluded" in words.out
     assert "budget: ε = 10 (PLD) at δ = 1e-5, unit: example, relation: add_remove, view: sum_c1" in words.out
     assert f"head: {head}" in words.out
+    told = json.loads(without.out)
+    spent = list(told["rounds"].values())[-1]["sum_c1"]["pld"]
+    planned = told["plan_epsilon"]["sum_c1"]["pld"]
+    _, promised, charged = re.split("guarantee: ε of every charge|spent: ε if failures", words.out)
+    assert re.search(rf"sum_c1 +{epsilon_text(planned)} ", promised)
+    assert re.search(rf"sum_c1 +{epsilon_text(spent)} ", charged)
 
 
 def test_a_cut_tail_is_found_by_signed_heads_and_without_them_by_its_anchor_alone(

@@ -151,6 +151,20 @@ def test_local_noise_and_a_trusted_server_cost_the_same_whoever_colludes() -> No
         assert math.isfinite(prices[0])
 
 
+@pytest.mark.parametrize(
+    ("guards", "adversary"),
+    [
+        ([RAW, RAW], "every server, with all other clients of each run"),
+        ([MODEL, MODEL], "whoever holds the released models"),
+        ([MODEL, RAW], "every server but those of mode central, with no client"),
+        ([SUM_1, RAW], "every server but those of mode central, with up to 1 client of each run"),
+        ([], "whoever holds the released models"),
+    ],
+)
+def test_whom_a_budget_withstands_is_said_of_its_modes(guards: list[View], adversary: str) -> None:
+    assert holding(*(run(str(i), guard=guard) for i, guard in enumerate(guards))).adversary == adversary
+
+
 def test_a_ledger_that_each_guard_priced_alone_is_refused_and_told_whose_colluders(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

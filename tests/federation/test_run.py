@@ -53,7 +53,7 @@ def test_every_mode_runs_from_one_configuration_by_one_key(mode: str, tmp_path: 
     guard = last["epsilon"][last["guard_view"]]["pld"]
     if mode == "none":
         assert all(bound is None for view in last["epsilon"].values() for bound in view.values())
-        assert summary["plan_epsilon"] is None
+        assert summary["plan_epsilon"] is summary["epsilon_assumption"] is None
     else:
         assert 0 < guard <= summary["plan_epsilon"][last["guard_view"]]["pld"] <= 10.0
         assert summary["epsilon_assumption"] == SPENT_ASSUMPTION

@@ -213,6 +213,13 @@ def test_once_decoding_took_its_time_liars_that_are_known_cost_no_more(
     assert recover.suspects == {(owner, liar) for owner in range(3) for liar in (0, 3, 11, 19)}
 
 
+def test_what_trials_cost_is_counted_too(decodings: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "_THOROUGH", 2 * 200 * 13)  # two owners' trials, hundreds of decodings
+    recover = Recovery(threshold=12)
+    recover_all(recover, n=13, threshold=12, liars=(4,))
+    assert len(decodings) == 2
+
+
 def test_honest_holders_that_lying_owners_made_suspects_do_not_shield_a_lying_one(
     decodings: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
