@@ -51,8 +51,9 @@ class Mutant:
 
 def _forget() -> None:
     """Empty the caches that hold what an accountant, broken or whole, said before."""
-    for cached in (tradeoff._curve, tradeoff._total_variation, tradeoff._epsilon):
-        cached.cache_clear()
+    for held in vars(tradeoff).values():
+        if hasattr(held, "cache_clear"):
+            held.cache_clear()
 
 
 def _short(module: str) -> str:
