@@ -47,9 +47,10 @@ from secure_fed_diffusion.diffusion.settings import DiffusionSettings, ModelSett
 from secure_fed_diffusion.diffusion.unet import build_unet
 from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.errors import ConfigError
+from secure_fed_diffusion.training.integer_sums import integer_sum
 from secure_fed_diffusion.training.micro_batch import resolve
 from secure_fed_diffusion.training.per_example import Records, by_vmap, micro_batches
-from secure_fed_diffusion.training.vectors import dimension, integer_sum
+from secure_fed_diffusion.training.vectors import dimension
 
 MIN_REPETITIONS = 5
 _REPETITIONS = 10  # a whole set of orders of five actions

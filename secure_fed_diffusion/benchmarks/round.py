@@ -87,7 +87,7 @@ PARTS: Sequence[tuple[Any, str, str]] = (
     (together, "micro_batches", GRADIENTS),
     (ClientData, "records", "records_and_draws"),
     (contribution, "integer_sum", "clip_and_round"),
-    (together, "integer_sum", "clip_and_round"),
+    (together, "integer_sums", "clip_and_round"),
     (contribution, "draw_noise", "noise"),
     (contribution, "poisson_sample", "sampling"),
     (contribution, "load_flat", "weights"),

@@ -31,6 +31,7 @@ from secure_fed_diffusion.federation.label_balance import thin
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.release import Release, draw_noise
 from secure_fed_diffusion.federation.settings import LocalSettings, StepSettings
+from secure_fed_diffusion.training.integer_sums import integer_sum
 from secure_fed_diffusion.training.local import (
     ClientData,
     ClientSample,
@@ -41,7 +42,7 @@ from secure_fed_diffusion.training.local import (
 )
 from secure_fed_diffusion.training.micro_batch import resolve
 from secure_fed_diffusion.training.per_example import micro_batches
-from secure_fed_diffusion.training.vectors import flatten, integer_sum, load_flat
+from secure_fed_diffusion.training.vectors import flatten, load_flat
 
 Integers = npt.NDArray[np.int64]
 _NO_CANARIES = np.empty(0, dtype=np.intp)

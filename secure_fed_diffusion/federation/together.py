@@ -3,9 +3,9 @@
 A pass over a micro-batch costs as much before its first record as for a dozen records, and it is padded to
 its full size, so a hundred clients with five records each cost ten times what one with five hundred does.
 Where one process computes for many clients their records stand in one row, client after client, cut into
-micro-batches of the size that each would have used alone.  A record's gradient and norm do not depend on its
-place or its neighbours (`micro_batch.resolve` has shown that of gradients, `norms_stand_alone` shows it of
-norms), so each client's vector is, to the bit, what `Contributor.vector` gives.
+micro-batches of the size that each would have used alone.  A record's gradient, its norm and so its rounded
+row do not depend on its place or its neighbours (`micro_batch.resolve` has shown it), so each client's vector
+is, to the bit, what `Contributor.vector` gives.
 
 Guarantees: those of `contribution`, client by client: its own coins, its own clipped and rounded records, its
 own noise.  A client's records reach no other client's vector.
@@ -15,23 +15,22 @@ Not protected against: it is a simulation's short cut; whoever computes for seve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from weakref import WeakKeyDictionary
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from secure_fed_diffusion.diffusion.objective import Draws
-from secure_fed_diffusion.federation.contribution import Contributor, Integers
+from secure_fed_diffusion.federation.contribution import Contributor
 from secure_fed_diffusion.federation.release import Release
 from secure_fed_diffusion.federation.schedule import PHASES
 from secure_fed_diffusion.federation.settings import StepSettings
-from secure_fed_diffusion.training.exactness import random_records
+from secure_fed_diffusion.training.integer_sums import integer_sums
 from secure_fed_diffusion.training.local import DrawKey
 from secure_fed_diffusion.training.per_example import Records, Sample, micro_batches
-from secure_fed_diffusion.training.vectors import integer_sum, load_flat, record_norms
+from secure_fed_diffusion.training.vectors import load_flat
 
 
 class Joined:
@@ -69,65 +68,6 @@ def _runs(owners: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     yield from zip([0, *cuts.tolist()], [*cuts.tolist(), len(owners)], strict=True)
 
 
-class Cut:
-    """Micro-batches, handed out as so many rows at a time; each piece is gone when the next is asked for."""
-
-    def __init__(self, chunks: Iterator[Mapping[str, Tensor]]) -> None:
-        self._chunks = chunks
-        self._chunk: Mapping[str, Tensor] = {}
-        self._start = self._end = 0
-
-    def rows(self, n: int) -> Iterator[Mapping[str, Tensor]]:
-        """Yield the next `n` rows, in pieces of one micro-batch each."""
-        while n:
-            if self._start == self._end:
-                self._chunk = next(self._chunks)
-                self._start, self._end = 0, len(next(iter(self._chunk.values())))
-            start, stop = self._start, min(self._end, self._start + n)
-            self._start, n = stop, n - (stop - start)
-            yield {name: gradient[start:stop] for name, gradient in self._chunk.items()}
-
-
-def sums_by_owner(
-    chunks: Iterator[Mapping[str, Tensor]], sizes: Sequence[int], release: Release, length: int
-) -> list[Integers]:
-    """Clip, round and add each owner's rows: `sizes` of them in succession, through all micro-batches."""
-    cut = Cut(chunks)
-    return [integer_sum(cut.rows(size), release.grid, length) for size in sizes]
-
-
-_FEW = 4  # rows whose norms are compared at every place
-_answers: WeakKeyDictionary[nn.Module, dict[int, bool]] = WeakKeyDictionary()
-
-
-def _norms_stand_alone(contributor: Contributor, size: int) -> bool:
-    known = _answers.setdefault(contributor.model, {})
-    if size not in known:
-        known[size] = norms_stand_alone(contributor, size)
-    return known[size]
-
-
-def norms_stand_alone(contributor: Contributor, size: int) -> bool:
-    """Say whether a record's norm among some of a micro-batch's rows is that among all of them, to the bit.
-
-    The order of additions does not depend on the values, so random records show it: a few rows from every
-    place, where an edge of a vector register may fall, and more of them from both ends.
-    """
-    plan = contributor.plan
-    _, channels, height, width = contributor.data.images.shape
-    records = random_records(
-        contributor.model, contributor.objective, (channels, height, width), plan.n_classes, size
-    )
-    for gradients in micro_batches(contributor.model, contributor.objective, records, size):
-        whole = record_norms(gradients)
-        for n in range(1, len(whole)):
-            for start in range(len(whole) - n + 1) if n <= _FEW else (0, len(whole) - n):
-                some = {name: gradient[start : start + n] for name, gradient in gradients.items()}
-                if not torch.equal(record_norms(some), whole[start : start + n]):
-                    return False
-    return True
-
-
 def vectors(
     contributors: Sequence[Contributor],
     release: Release,
@@ -151,14 +91,12 @@ def vectors(
     ):
         return [each.vector(release, weights, **place) for each in contributors]
     size = first.micro_batch(first.plan.recipe)
-    if not _norms_stand_alone(first, size):
-        return [each.vector(release, weights, **place) for each in contributors]
     load_flat(first.model, torch.from_numpy(weights[: first.plan.dimension]))
     keys: list[DrawKey] = [(each.plan.seed, each.client_id, number, attempt) for each in contributors]
     drawn = [each.drawn(release, weights, key) for each, key in zip(contributors, keys, strict=True)]
     samples = [sample for sample, _ in drawn]
     chunks = micro_batches(first.model, first.objective, Joined(samples), size)
-    sums = sums_by_owner(chunks, [len(sample) for sample in samples], release, first.plan.dimension)
+    sums = integer_sums(chunks, [len(sample) for sample in samples], release.grid, first.plan.dimension)
     return [
         each.noised(each.with_canaries(total, canaries, release, micro_batch=size, key=key), release)
         for each, key, (_, canaries), total in zip(contributors, keys, drawn, sums, strict=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.dp.noise import discrete_gaussian
 from secure_fed_diffusion.entropy import Entropy, system
-from secure_fed_diffusion.training.vectors import integer_sum
+from secure_fed_diffusion.training.integer_sums import integer_sum
 
 
 class IntegerDPOptimizer(DPOptimizer):

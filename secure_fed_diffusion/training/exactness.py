@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from secure_fed_diffusion.diffusion.objective import Objective, draw
+from secure_fed_diffusion.training.integer_sums import record_norms
 from secure_fed_diffusion.training.per_example import (
     Records,
     by_vmap,
     micro_batches,
     per_example_gradients,
 )
-from secure_fed_diffusion.training.vectors import record_norms
 
 
 def is_position_independent(

@@ -15,7 +15,7 @@ from secure_fed_diffusion.audit.journal import AuditTerms, Journal, RoundNotes, 
 from secure_fed_diffusion.audit.settings import AuditSettings
 from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.errors import ConfigError, RunError
-from secure_fed_diffusion.training.vectors import integer_sum
+from secure_fed_diffusion.training.integer_sums import integer_sum
 
 
 def some_canaries() -> Canaries:

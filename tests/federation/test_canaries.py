@@ -227,8 +227,8 @@ def everybody(n_records: int, rate: float, entropy: Entropy = system) -> np.ndar
     return np.ones(n_records, dtype=bool)
 
 
-def unclipped(parts: Sequence[Tensor], grid: IntegerGrid) -> list[Tensor]:
-    return [(part * grid.scale).round().sum(dim=0) for part in parts]
+def unclipped(parts: Sequence[Tensor], grid: IntegerGrid, owned: Sequence[slice]) -> list[list[Tensor]]:
+    return [[(part[rows] * grid.scale).round().sum(dim=0) for part in parts] for rows in owned]
 
 
 CONTRIBUTION = "secure_fed_diffusion.federation.contribution"
@@ -244,7 +244,11 @@ MUTANTS = {
         ("A0 correlation between rounds",),
     ),
     "no sampling": (f"{CONTRIBUTION}.poisson_sample", everybody, ("A0 sampling rate",)),
-    "no clip": ("secure_fed_diffusion.training.vectors.rounded_sums", unclipped, ("A0 canary magnitude",)),
+    "no clip": (
+        "secure_fed_diffusion.training.integer_sums.rounded_sums",
+        unclipped,
+        ("A0 canary magnitude",),
+    ),
 }
 
 

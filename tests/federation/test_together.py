@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from secure_fed_diffusion.audit.canaries import Canaries, Planted, SampleNotes
-from secure_fed_diffusion.federation import contribution, together
+from secure_fed_diffusion.federation import contribution
 from secure_fed_diffusion.federation.contribution import Contributor
-from secure_fed_diffusion.federation.together import Joined, norms_stand_alone, sums_by_owner, vectors
+from secure_fed_diffusion.federation.together import Joined, vectors
 from secure_fed_diffusion.training import vectors as flat
 from tests.federation.small import Federation, federation, seeded, settings_for
 
@@ -110,33 +110,6 @@ def test_another_client_s_records_change_nothing() -> None:
     assert same == [client_id != 1 for client_id in range(len(same))]
 
 
-def test_a_machine_whose_norms_do_not_stand_alone_computes_client_by_client(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    it = federation(settings_for("distributed"))
-    release = it.plan.releases["training"]
-    monkeypatch.setattr(together, "norms_stand_alone", lambda *_: False)
-    monkeypatch.setattr(together, "sums_by_owner", None)
-    alone, weights = sides(it)
-    expected = [each.vector(release, weights, number=2, attempt=0) for each in alone]
-    beside, _ = sides(it)
-    found = vectors(beside, release, weights, number=2, attempt=0)
-    assert all(np.array_equal(one, other) for one, other in zip(expected, found, strict=True))
-
-
-def test_norms_that_depend_on_how_many_stand_beside_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    contributor = federation(settings_for("distributed")).contributors[0]
-    assert norms_stand_alone(contributor, 16)
-    honest = together.record_norms
-
-    def off(gradients: Any) -> torch.Tensor:
-        norms = honest(gradients)
-        return norms * (1 + 2**-50) if len(norms) == 1 else norms
-
-    monkeypatch.setattr(together, "record_norms", off)
-    assert not norms_stand_alone(contributor, 16)
-
-
 def test_joined_samples_give_each_record_as_its_own_sample_does() -> None:
     it = federation(settings_for("distributed"))
     release = it.plan.releases["training"]
@@ -154,17 +127,3 @@ def test_joined_samples_give_each_record_as_its_own_sample_does() -> None:
         assert torch.equal(found.draws.noise[row], expected.draws.noise[0])
         assert int(found.labels[row]) == int(expected.labels[0])
         assert torch.equal(found.draws.timesteps[row], expected.draws.timesteps[0])
-
-
-@pytest.mark.parametrize("sizes", [[7], [3, 4], [0, 7], [7, 0], [1, 0, 5, 1], [0, 4, 0, 0, 3], [0, 0]])
-def test_rows_go_to_their_owner_through_all_micro_batches(sizes: list[int]) -> None:
-    release = federation(settings_for("distributed")).plan.releases["training"]
-    grid = release.grid
-    rows = torch.eye(7) * grid.clip_norm
-    padded = torch.cat([rows, torch.zeros(2, 7)])
-    chunks = ({"w": padded[start : start + 3].clone()} for start in range(0, 9, 3))
-    totals = sums_by_owner(chunks, sizes, release, 7)
-    start = 0
-    for size, total in zip(sizes, totals, strict=True):
-        assert np.flatnonzero(total).tolist() == list(range(start, start + size))
-        start += size

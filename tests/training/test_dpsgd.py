@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.dp.noise import discrete_gaussian
 from secure_fed_diffusion.training.dpsgd import IntegerDPOptimizer, private_step
-from secure_fed_diffusion.training.vectors import flatten, integer_sum
+from secure_fed_diffusion.training.integer_sums import integer_sum
+from secure_fed_diffusion.training.vectors import flatten
 from tests.federation.small import seeded
 
 ERROR = 1e-6  # probability that a correct optimiser fails one of the tests of its noise

@@ -14,6 +14,7 @@ from secure_fed_diffusion.diffusion.settings import DiffusionSettings
 from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.training import per_example
 from secure_fed_diffusion.training.exactness import agrees_with_vmap, is_position_independent
+from secure_fed_diffusion.training.integer_sums import integer_sum
 from secure_fed_diffusion.training.per_example import (
     Records,
     at_once,
@@ -24,7 +25,7 @@ from secure_fed_diffusion.training.per_example import (
     trainable,
 )
 from secure_fed_diffusion.training.rows import Kept, Rows, Unknown
-from secure_fed_diffusion.training.vectors import dimension, integer_sum
+from secure_fed_diffusion.training.vectors import dimension
 from tests.training.test_per_example import CASES, build
 
 K = 2

@@ -15,6 +15,7 @@ from secure_fed_diffusion.diffusion.unet import ModelSettings, build_unet
 from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.dp.noise import discrete_gaussian, poisson_sample
 from secure_fed_diffusion.training import local
+from secure_fed_diffusion.training.integer_sums import integer_sum
 from secure_fed_diffusion.training.local import (
     ClientData,
     LocalOptimizer,
@@ -23,7 +24,7 @@ from secure_fed_diffusion.training.local import (
     train_private,
 )
 from secure_fed_diffusion.training.per_example import micro_batches
-from secure_fed_diffusion.training.vectors import dimension, flatten, integer_sum
+from secure_fed_diffusion.training.vectors import dimension, flatten
 from tests.federation.small import seeded
 from tests.mutants.laboratory import Laboratory, digits
 

@@ -23,7 +23,8 @@ from secure_fed_diffusion.data.datasets import ImageSet
 from secure_fed_diffusion.dp.noise import poisson_sample
 from secure_fed_diffusion.entropy import Entropy, system
 from secure_fed_diffusion.evaluation.seeding import seeded
-from secure_fed_diffusion.training.vectors import dimension, flatten, integer_sum, load_flat
+from secure_fed_diffusion.training.integer_sums import integer_sum
+from secure_fed_diffusion.training.vectors import dimension, flatten, load_flat
 
 _ROWS = 128  # records whose gradients are held at once
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from secure_fed_diffusion.audit.canaries import Planted
 from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.federation import contribution
-from secure_fed_diffusion.training import vectors
+from secure_fed_diffusion.training import integer_sums
 from tests.mutants.broken.mutant import Honest, Table
 
 CLIP = Table()
@@ -23,17 +23,19 @@ def _split(total: Tensor, parts: Any) -> list[Tensor]:
     return list(total.split([part.shape[1] for part in parts]))
 
 
-def _of_rows(round_rows: Callable[[Tensor, IntegerGrid], Tensor]) -> Callable[..., list[Tensor]]:
+def _of_rows(round_rows: Callable[[Tensor, IntegerGrid], Tensor]) -> Callable[..., list[list[Tensor]]]:
     """Return a broken `rounded_sums` from a broken rounding of whole rows (n, d)."""
 
-    def rounded_sums(parts: Any, grid: IntegerGrid) -> list[Tensor]:
-        rounded = round_rows(torch.cat(list(parts), dim=1), grid)
-        return _split(rounded.double().sum(dim=0), parts)
+    def rounded_sums(parts: Any, grid: IntegerGrid, owned: Any) -> list[list[Tensor]]:
+        rounded = round_rows(torch.cat(list(parts), dim=1), grid).double()
+        return [_split(rounded[rows].sum(dim=0), parts) for rows in owned]
 
     return rounded_sums
 
 
-@mutant(vectors, "rounded_sums", "Gradients are scaled and rounded, and never clipped.", named="A7 gradients")
+@mutant(
+    integer_sums, "rounded_sums", "Gradients are scaled and rounded, and never clipped.", named="A7 gradients"
+)
 def _no_clip(honest: Honest) -> Honest:
     def round_rows(rows: Tensor, grid: IntegerGrid) -> Tensor:
         return torch.nan_to_num(rows * grid.scale, posinf=0.0, neginf=0.0).round()
@@ -42,7 +44,7 @@ def _no_clip(honest: Honest) -> Honest:
 
 
 @mutant(
-    vectors,
+    integer_sums,
     "rounded_sums",
     "The mean gradient of a micro-batch is clipped, not each record's.",
     named="A7 gradients",
@@ -108,19 +110,24 @@ def _larger_clip_for_canaries(honest: Honest) -> Honest:
 
 
 @mutant(
-    vectors, "rounded_sums", "A gradient with a NaN or an infinity goes on as it is.", named="A7 gradients"
+    integer_sums,
+    "rounded_sums",
+    "A gradient with a NaN or an infinity goes on as it is.",
+    named="A7 gradients",
 )
 def _NaN_passes(honest: Honest) -> Honest:
-    def rounded_sums(parts: Any, grid: IntegerGrid) -> list[Tensor]:
+    def rounded_sums(parts: Any, grid: IntegerGrid, owned: Any) -> list[list[Tensor]]:
         rows = torch.cat(list(parts), dim=1)
-        spoiled = (rows[~torch.isfinite(rows).all(dim=1)] * grid.scale).round().sum(dim=0)
-        return [sum(pair) for pair in zip(honest(parts, grid), _split(spoiled, parts), strict=True)]
+        rows = torch.where(torch.isfinite(rows).all(dim=1, keepdim=True), 0.0, rows * grid.scale).round()
+        spoiled = [_split(rows[some].sum(dim=0), parts) for some in owned]
+        pairs = zip(honest(parts, grid, owned), spoiled, strict=True)
+        return [[sum(pair) for pair in zip(*both, strict=True)] for both in pairs]
 
     return rounded_sums
 
 
 @mutant(
-    vectors,
+    integer_sums,
     "rounded_sums",
     "Coordinates are rounded away from zero and the integer norm is not looked at: it ends above Δ.",
     named="A7 gradients",
@@ -135,7 +142,7 @@ def _rounding_up(honest: Honest) -> Honest:
 
 
 @mutant(
-    vectors,
+    integer_sums,
     "_outside",
     "The norm of the rounded integers is not tested: rounding to nearest may have left the ball.",
     named="A7 gradients",
@@ -145,7 +152,7 @@ def _no_exact_norm(honest: Honest) -> Honest:
 
 
 @mutant(
-    vectors,
+    integer_sums,
     "flat_rows",
     "Gradients are flattened in the wrong memory order: a row is made of several records.",
     named="A7 gradients",
@@ -158,7 +165,7 @@ def _channels_last_rows(honest: Honest) -> Honest:
 
 
 @mutant(
-    vectors,
+    integer_sums,
     "rounded_sums",
     "The norm is taken of a view that leaves out the last hundred coordinates.",
     named="sum of own vectors",

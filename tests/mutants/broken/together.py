@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from secure_fed_diffusion.dp.grid import IntegerGrid
 from secure_fed_diffusion.entropy import Entropy
 from secure_fed_diffusion.federation import together
 from secure_fed_diffusion.federation.together import Joined
+from secure_fed_diffusion.training.integer_sums import integer_sum
 from secure_fed_diffusion.training.per_example import Records
-from secure_fed_diffusion.training.vectors import integer_sum
 from tests.mutants.broken.mutant import Honest, Table
 
 TOGETHER = Table()
@@ -20,37 +21,37 @@ mutant = TOGETHER.mutant
 
 @mutant(
     together,
-    "sums_by_owner",
+    "integer_sums",
     "The first record behind a client's own is added to its sum too: a record counts in two sums.",
     named="A7 together",
 )
 def _one_row_too_many(honest: Honest) -> Honest:
-    def sums_by_owner(chunks: Any, sizes: Any, release: Any, length: int) -> Any:
+    def integer_sums(chunks: Any, sizes: Any, grid: IntegerGrid, length: int) -> Any:
         whole = [{name: g.clone() for name, g in chunk.items()} for chunk in chunks]
         rows = {name: torch.cat([chunk[name] for chunk in whole]) for name in whole[0]}
         n, start, sums = len(next(iter(rows.values()))), 0, []
         for size in sizes:
             end = min(start + size + 1, n)
             part = {name: gradient[start:end].clone() for name, gradient in rows.items()}
-            sums.append(integer_sum([part], release.grid, length))
+            sums.append(integer_sum([part], grid, length))
             start += size
         return sums
 
-    return sums_by_owner
+    return integer_sums
 
 
 @mutant(
     together,
-    "sums_by_owner",
+    "integer_sums",
     "Each client of a group is given an equal part of the group's sum.",
     named="A7 together",
 )
 def _a_group_s_sum_dealt_out(honest: Honest) -> Honest:
-    def sums_by_owner(*arguments: Any) -> Any:
+    def integer_sums(*arguments: Any) -> Any:
         sums = honest(*arguments)
         return [sum(sums) // len(sums) for _ in sums]
 
-    return sums_by_owner
+    return integer_sums
 
 
 @mutant(
