@@ -1,5 +1,7 @@
 """Time a private step with the same data at 2, 10 and 100 clients, and at 1,000 with its parts.
 
+Mode `distributed` masks on the complete graph, which its noise shares need; `central` on a k-regular one.
+
     SFD_DATA_DIR=/path/to/data python -m experiments.round_scaling.run [--workers 2] [--table]
 
 The federations of the different sizes stand side by side and take turns, step by step, so that a machine
@@ -36,24 +38,25 @@ BASE = 10  # clients that the other sizes are compared with
 PARTS = ("clients", "key_setup", "secure_aggregation", "server")
 
 
-def overrides(clients: int) -> list[str]:
-    """Return what so many clients change in `config.toml`; a thousand and more need the k-regular graph."""
+def overrides(clients: int, mode: str = "distributed") -> list[str]:
+    """Return what so many clients change in `config.toml`; in `central` they mask on a k-regular graph."""
     changes = [
         f"federation.clients={clients}",
         f"federation.clients_per_round={clients}",
         f"federation.min_survivors={max(2, clients * 9 // 10)}",
+        f'privacy.mode="{mode}"',
     ]
-    if clients < 1000:
+    if mode == "distributed":
         return [*changes, f"secagg.threshold={max(2, clients * 8 // 10)}"]
     neighbours, threshold = population.neighbours_and_threshold(
         clients, corrupt=0.05, dropout=0.05, adversary="curious"
     )
+    majority = (neighbours + 1) // 2 + 1  # of a client's holders, so that no two survivor lists are answered
     return [
         *changes,
-        'privacy.mode="central"',
         'secagg.profile="semi_honest"',
         f"secagg.n_neighbours={neighbours}",
-        f"secagg.threshold={threshold}",
+        f"secagg.threshold={max(threshold, majority)}",
     ]
 
 
@@ -75,7 +78,9 @@ def steps(run: Run) -> Iterator[dict[str, Any]]:
         }
 
 
-def measure(sizes: Sequence[int], turns: int, changes: Sequence[str], scratch: Path) -> list[dict[str, Any]]:
+def measure(
+    mode: str, sizes: Sequence[int], turns: int, changes: Sequence[str], scratch: Path
+) -> list[dict[str, Any]]:
     """Return one record for each size and turn."""
     runs: dict[int, Run] = {}
     records: list[dict[str, Any]] = []
@@ -83,7 +88,7 @@ def measure(sizes: Sequence[int], turns: int, changes: Sequence[str], scratch: P
         for clients in sizes:
             settings = config.load(
                 HERE / "config.toml",
-                [*overrides(clients), f"modes.distributed.rounds={turns + 1}", *changes],
+                [*overrides(clients, mode), f"modes.{mode}.rounds={turns + 1}", *changes],
             )
             runs[clients] = prepare(settings, scratch / str(clients), config_text=config.dump(settings))
         going = {clients: steps(run) for clients, run in runs.items()}
@@ -143,13 +148,13 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"| clients | mode | neighbours | seconds a step | over that of {BASE} | {' | '.join(words)} |",
         "|---|---|---|---|---|" + "---|" * len(PARTS),
     ]
-    for clients in dict.fromkeys(record["clients"] for record in results["records"]):
-        same = [record for record in results["records"] if record["clients"] == clients]
+    for mode, clients in dict.fromkeys((r["mode"], r["clients"]) for r in results["records"]):
+        same = [r for r in results["records"] if (r["mode"], r["clients"]) == (mode, clients)]
         medians = [statistics.median(r[name] for r in same) for name in ("seconds", *map(_column, PARTS))]
-        ratio = results["ratios"].get(f"{clients}_over_{BASE}")
+        ratio = results["ratios"].get(mode, {}).get(f"{clients}_over_{BASE}")
         seconds, *parts = (f"{value:.2f}" for value in medians)
         lines.append(
-            f"| {clients:,} | {same[0]['mode']} | {same[0]['neighbours']} | {seconds} | "
+            f"| {clients:,} | {mode} | {same[0]['neighbours']} | {seconds} | "
             f"{'–' if ratio is None else f'{ratio:.2f}'} | {' | '.join(parts)} |"
         )
     return "\n".join(lines)
@@ -164,6 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--results", type=Path, default=HERE / "results.json")
     parser.add_argument("--clients", type=int, nargs="+", default=[2, 10, 100])
+    parser.add_argument("--sparse", type=int, nargs="*", default=[10, 100], help="clients in mode `central`")
     parser.add_argument("--many", type=int, default=1000, help="clients of the last part; 0 leaves it out")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--workers", default="auto", help="processes that compute for the clients")
@@ -182,13 +188,19 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the records of all sizes, and the ratios of those that took turns."""
     workers = arguments.workers if arguments.workers.isdigit() else json.dumps(arguments.workers)
     changes = [f"run.workers={workers}", *arguments.changes]
-    with tempfile.TemporaryDirectory() as scratch:
-        found = measure(arguments.clients, arguments.turns, changes, Path(scratch))
-    many: list[dict[str, Any]] = []
-    if arguments.many:
+    taken: list[list[dict[str, Any]]] = []
+    for mode, sizes, turns in (
+        ("distributed", arguments.clients, arguments.turns),
+        ("central", arguments.sparse, arguments.turns),
+        ("central", [arguments.many] if arguments.many else [], 2),
+    ):
         with tempfile.TemporaryDirectory() as scratch:
-            many = measure([arguments.many], 2, changes, Path(scratch))
-    return {"ratios": ratios(found), "records": found + many}
+            taken.append(measure(mode, sizes, turns, changes, Path(scratch)))
+    distributed, central, many = taken
+    return {
+        "ratios": {"distributed": ratios(distributed), "central": ratios(central)},
+        "records": distributed + central + many,
+    }
 
 
 if __name__ == "__main__":
