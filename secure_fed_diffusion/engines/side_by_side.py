@@ -15,7 +15,7 @@ Not protected against: a handler that asks twice in one call, which is refused a
 ...     done = Future()
 ...     done.set_result([2 * job for job in jobs])
 ...     return done
->>> beside = SideBySide(double, group=2)
+>>> beside = SideBySide(double, groups=[2])
 >>> beside.run({c: lambda c=c: str(beside.ask(c)).encode() for c in range(3)})
 {0: b'0', 1: b'2', 2: b'4'}
 """
@@ -26,6 +26,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from itertools import chain, repeat
 from typing import Any
 
 from secure_fed_diffusion.engines.workers import WorkerError
@@ -42,17 +43,17 @@ class Stopped(BaseException):
 
 
 class SideBySide:
-    """Runs handlers: `group` of them at most are handed on together, and `hands` go on at once after that.
+    """Runs handlers: they are handed on in `groups` of so many at most, and `hands` go on at once after that.
 
-    `same` says of two jobs whether they go together; `begin` is called before the first handler of a `run`;
-    `n` is how many compute.
+    Groups behind the last of these are of its size.  `same` says of two jobs whether they go together;
+    `begin` is called before the first handler of a `run`; `n` is how many compute.
     """
 
     def __init__(
         self,
         submit: Submit,
         *,
-        group: int = 1,
+        groups: Sequence[int] = (1,),
         ahead: int = 1,
         hands: int = 1,
         same: Callable[[Any, Any], bool] = lambda first, other: True,
@@ -60,7 +61,7 @@ class SideBySide:
         n: int = 1,
     ) -> None:
         self.n = n
-        self._submit, self._group, self._ahead, self._hands = submit, group, ahead, hands
+        self._submit, self._groups, self._ahead, self._hands = submit, tuple(groups), ahead, hands
         self._same, self._begin = same, begin
         self._here = threading.local()
 
@@ -86,9 +87,13 @@ class SideBySide:
         walks = {name: _Walk(call, self._here) for name, call in calls.items()}
         waiting: list[_Walk] = []
         under_way: deque[tuple[list[_Walk], Future[Sequence[Any]]]] = deque()
+        sizes = chain(self._groups, repeat(self._groups[-1]))
+        size = next(sizes)
 
         def hand_on() -> None:
+            nonlocal size
             if waiting:
+                size = next(sizes)
                 under_way.append((list(waiting), self._submit([walk.job for walk in waiting])))
                 waiting.clear()
 
@@ -100,7 +105,7 @@ class SideBySide:
                 if waiting and not self._same(waiting[0].job, walk.job):
                     hand_on()
                 waiting.append(walk)
-                if len(waiting) == self._group:
+                if len(waiting) == size:
                     hand_on()
                 if len(under_way) > self._ahead:
                     self._settle(*under_way.popleft())

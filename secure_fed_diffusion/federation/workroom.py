@@ -44,7 +44,6 @@ _FIXED = 7e8  # of the same, what one client's part of one round costs however f
 _HELD_BYTES = 1 << 28  # of one group
 _COORDINATE_BYTES = 20  # of a client in a group: its weights, its sum, its sum with noise
 _MOST = 64  # clients in a group: each waits in a thread of its own
-_NEARLY = 1.05  # of a fair share of the clients, for the worker with the most
 _RECORDS_IN_GROUP = 512  # expected: enough that the padding of the last micro-batch does not count
 
 
@@ -152,7 +151,7 @@ def side_by_side(
     n = 1 if planted else worker_count(settings, plan)
     if n > 1:
         return in_workers(settings, plan, images, n)
-    return in_this_process(plan, images, bench, planted) if group_size(plan, 1) > 1 else None
+    return in_this_process(plan, images, bench, planted) if group_sizes(plan, 1) > (1,) else None
 
 
 def in_workers(settings: RunSettings, plan: Plan, images: Mapping[int, ImageSet], n: int) -> SideBySide:
@@ -160,8 +159,8 @@ def in_workers(settings: RunSettings, plan: Plan, images: Mapping[int, ImageSet]
     workers = Workers(n, partial(_open, settings, plan, images))
     return SideBySide(
         lambda asked: workers.submit(Batch.of(asked)),
-        group=group_size(plan, n),
-        ahead=n,
+        groups=group_sizes(plan, n),
+        ahead=2 * n - 1,  # each worker has one group, and finds the next one when that is done
         hands=n,
         same=Asked.goes_with,
         begin=workers.warm,
@@ -200,7 +199,7 @@ def in_this_process(
             done.set_exception(error)
         return done
 
-    return SideBySide(submit, group=group_size(plan, 1), ahead=0, same=Asked.goes_with)
+    return SideBySide(submit, groups=group_sizes(plan, 1), ahead=0, same=Asked.goes_with)
 
 
 def worker_count(settings: RunSettings, plan: Plan) -> int:
@@ -228,35 +227,28 @@ def _work(plan: Plan) -> float:
     return rounds * (fixed + records * plan.dimension * height * width / plan.patch**2)
 
 
-def group_size(plan: Plan, n: int) -> int:
-    """Return how many clients are computed together: from public figures, so that all `n` workers are busy.
+def group_sizes(plan: Plan, n: int) -> tuple[int, ...]:
+    """Return how many clients are computed together, group after group: from public figures.
 
-    For one, which does one thing at a time, all that memory and threads bear, in groups of like size.  Else
-    it is the smallest size at which no worker has much more than a fair share: masks of small groups are
-    made while others are computed.
+    For one, which does one thing at a time, all that memory and threads bear, in groups of like size.  `n`
+    workers share three quarters of the clients, then of the rest, until groups hold few records: little is
+    padded, masks of the first are made while others are computed, and whoever has met clients with many
+    records takes fewer of the last.
     """
     recipe, federation = plan.recipe, plan.federation
     if not isinstance(recipe, StepSettings):
-        return 1
+        return (1,)
     cohort = federation.clients_per_round
     longest = max(release.length for release in plan.releases.values())
     most = min(_MOST, max(1, _HELD_BYTES // (_COORDINATE_BYTES * longest)))
     if n == 1:
         groups = -(-cohort // most)
-        return -(-cohort // groups)
-    expected = federation.declared_records * recipe.sampling_rate * cohort / federation.clients
-    turns = max(1, round(expected / (n * _RECORDS_IN_GROUP)))
-    fair = -(-cohort // n)
-    least = -(-cohort // (n * turns))
-    sizes = range(min(most, least), min(most, fair) + 1)
-    shares = {size: _busiest(cohort, size, n) for size in sizes}
-    good = max(_NEARLY * fair, min(shares.values()))
-    return next(size for size, share in shares.items() if share <= good)
-
-
-def _busiest(cohort: int, size: int, n: int) -> int:
-    """Return how many clients fall to the worker with the most, groups going to whoever is free."""
-    loads = [0] * n
-    for first in range(0, cohort, size):
-        loads[loads.index(min(loads))] += min(size, cohort - first)
-    return max(loads)
+        return (-(-cohort // groups),)
+    expected = federation.declared_records * recipe.sampling_rate / federation.clients
+    few = _RECORDS_IN_GROUP / max(1.0, expected)
+    sizes: list[int] = []
+    while (left := cohort - sum(sizes)) > 0:
+        fair = -(-left // n)
+        size = min(most, fair if fair <= few else -(-3 * fair // 4))
+        sizes += [min(size, left - i * size) for i in range(n) if left > i * size]
+    return tuple(sizes)

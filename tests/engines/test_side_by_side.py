@@ -60,7 +60,7 @@ def engine_of(beside: SideBySide, n: int, before: list[int], after: list[int]) -
 @pytest.mark.parametrize("group", [1, 2, 3, 7, 10])
 def test_every_handler_gets_its_own_result_and_begins_in_its_order(group: int) -> None:
     before: list[int] = []
-    beside = SideBySide(later(lambda jobs: [2 * job for job in jobs]), group=group, ahead=2, hands=2)
+    beside = SideBySide(later(lambda jobs: [2 * job for job in jobs]), groups=[group], ahead=2, hands=2)
     replies = engine_of(beside, 7, before, []).exchange(dict.fromkeys(range(7), b"x"), round=1, phase="any")
     assert replies.frames == {c: b"x" + bytes([2 * c]) for c in range(7)}
     assert list(replies.frames) == before == list(range(7))
@@ -75,7 +75,7 @@ def test_nothing_is_handed_on_before_its_handlers_have_done_what_comes_before(gr
         seen.append((list(jobs), list(before)))
         return done(list(jobs))
 
-    beside = SideBySide(submit, group=group)
+    beside = SideBySide(submit, groups=[group])
     engine_of(beside, 5, before, []).exchange(dict.fromkeys(range(5), b""), round=1, phase="any")
     assert [job for jobs, _ in seen for job in jobs] == list(range(5))
     assert max(len(jobs) for jobs, _ in seen) == group
@@ -83,9 +83,25 @@ def test_nothing_is_handed_on_before_its_handlers_have_done_what_comes_before(gr
         assert set(jobs) <= set(charged)
 
 
+@pytest.mark.parametrize(
+    ("groups", "handed_on"), [((3, 2), [3, 2, 2, 1]), ((1, 4), [1, 4, 3]), ((9,), [8]), ((5, 3, 7), [5, 3])]
+)
+def test_groups_have_the_sizes_that_were_asked_for(groups: tuple[int, ...], handed_on: list[int]) -> None:
+    seen: list[int] = []
+
+    def submit(jobs: Sequence[int]) -> Future[Sequence[Any]]:
+        seen.append(len(jobs))
+        return done(list(jobs))
+
+    beside = SideBySide(submit, groups=groups)
+    for _ in range(2):  # each exchange begins with the first
+        engine_of(beside, 8, [], []).exchange(dict.fromkeys(range(8), b""), round=1, phase="any")
+    assert seen == handed_on * 2
+
+
 def test_with_one_pair_of_hands_handlers_end_in_their_order_too() -> None:
     after: list[int] = []
-    beside = SideBySide(lambda jobs: done(list(jobs)), group=2, ahead=1)
+    beside = SideBySide(lambda jobs: done(list(jobs)), groups=[2], ahead=1)
     engine_of(beside, 6, [], after).exchange(dict.fromkeys(range(6), b""), round=1, phase="any")
     assert after == list(range(6))
 
@@ -103,7 +119,7 @@ def test_only_so_many_groups_are_ahead_of_the_slowest() -> None:
         threading.Timer(0.02, lambda: future.set_result(list(jobs))).start()
         return future
 
-    beside = SideBySide(submit, group=2, ahead=2)
+    beside = SideBySide(submit, groups=[2], ahead=2)
     engine_of(beside, 20, before, []).exchange(dict.fromkeys(range(20), b""), round=1, phase="any")
     assert len(held) == 10
     assert most <= 3
@@ -122,7 +138,7 @@ def test_results_and_threads_are_let_go_while_the_others_wait(group: int, ahead:
         assert threading.active_count() - threads <= most
         return done(found)
 
-    beside = SideBySide(submit, group=group, ahead=ahead)
+    beside = SideBySide(submit, groups=[group], ahead=ahead)
     calls = {c: lambda c=c: beside.ask(c).frame for c in range(40)}
     assert beside.run(calls) == dict.fromkeys(range(40), b"frame")
     assert len(alive) == 40 // group
@@ -139,7 +155,7 @@ def test_a_thread_that_cannot_start_is_the_error_that_is_seen(monkeypatch: pytes
 
     monkeypatch.setattr(threading.Thread, "start", start)
     after: list[int] = []
-    beside = SideBySide(lambda jobs: done(list(jobs)), group=9)
+    beside = SideBySide(lambda jobs: done(list(jobs)), groups=[9])
     with pytest.raises(RuntimeError, match="can't start new thread"):
         engine_of(beside, 9, [], after).exchange(dict.fromkeys(range(9), b""), round=1, phase="any")
     assert after == []
@@ -153,20 +169,20 @@ def test_jobs_that_do_not_go_together_are_handed_on_apart() -> None:
         groups.append(list(jobs))
         return done(list(jobs))
 
-    beside = SideBySide(submit, group=10, same=lambda first, other: first // 3 == other // 3)
+    beside = SideBySide(submit, groups=[10], same=lambda first, other: first // 3 == other // 3)
     engine_of(beside, 7, [], []).exchange(dict.fromkeys(range(7), b""), round=1, phase="any")
     assert groups == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 def test_a_handler_that_asks_for_nothing_is_called_all_the_same() -> None:
-    beside = SideBySide(lambda jobs: done(list(jobs)), group=2)
+    beside = SideBySide(lambda jobs: done(list(jobs)), groups=[2])
     engine = InProcessEngine({c: lambda frame: frame + b"!" for c in range(3)}, beside=beside)
     replies = engine.exchange(dict.fromkeys(range(3), b"hey"), round=1, phase="advertise")
     assert replies.frames == dict.fromkeys(range(3), b"hey!")
 
 
 def test_a_refusal_before_the_work_is_kept_and_the_others_go_on() -> None:
-    beside = SideBySide(lambda jobs: done(list(jobs)), group=2)
+    beside = SideBySide(lambda jobs: done(list(jobs)), groups=[2])
 
     def broke(frame: bytes) -> bytes:
         raise BudgetExceededError("spent")
@@ -184,7 +200,7 @@ def test_an_error_of_ours_from_the_work_is_a_refusal_of_those_that_it_was_for() 
     def submit(jobs: Sequence[int]) -> Future[Sequence[Any]]:
         return done(ConfigError("no") if 2 in jobs else list(jobs))
 
-    replies = engine_of(SideBySide(submit, group=2), 6, [], []).exchange(
+    replies = engine_of(SideBySide(submit, groups=[2]), 6, [], []).exchange(
         dict.fromkeys(range(6), b""), round=1, phase="any"
     )
     assert sorted(replies.frames) == [0, 1, 4, 5]
@@ -199,7 +215,7 @@ def test_an_accident_at_work_ends_the_exchange_and_every_handler(accident: BaseE
     def submit(jobs: Sequence[int]) -> Future[Sequence[Any]]:
         return done(accident if 3 in jobs else list(jobs))
 
-    engine = engine_of(SideBySide(submit, group=1, ahead=1), 9, [], after)
+    engine = engine_of(SideBySide(submit, groups=[1], ahead=1), 9, [], after)
     with pytest.raises(type(accident)):
         engine.exchange(dict.fromkeys(range(9), b""), round=1, phase="any")
     assert after == [0, 1, 2]
@@ -215,7 +231,7 @@ def test_an_interrupt_while_work_is_waited_for_leaves_no_handler_behind() -> Non
 
     after: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        engine_of(SideBySide(lambda jobs: Interrupted(), group=3), 5, [], after).exchange(
+        engine_of(SideBySide(lambda jobs: Interrupted(), groups=[3]), 5, [], after).exchange(
             dict.fromkeys(range(5), b""), round=1, phase="any"
         )
     assert after == []
@@ -223,7 +239,7 @@ def test_an_interrupt_while_work_is_waited_for_leaves_no_handler_behind() -> Non
 
 
 def test_an_accident_in_a_handler_is_no_refusal() -> None:
-    beside = SideBySide(lambda jobs: done(list(jobs)), group=2)
+    beside = SideBySide(lambda jobs: done(list(jobs)), groups=[2])
 
     def stumble(frame: bytes) -> bytes:
         raise ValueError("wrong")

@@ -26,7 +26,7 @@ from secure_fed_diffusion.federation.run import Run
 from secure_fed_diffusion.federation.workbench import Workbench
 from secure_fed_diffusion.federation.workroom import (
     Asked,
-    group_size,
+    group_sizes,
     in_this_process,
     side_by_side,
     worker_count,
@@ -249,33 +249,44 @@ def test_a_number_of_workers_that_is_none_is_refused(workers: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cohort", "records", "workers", "size"),
+    ("cohort", "records", "workers", "sizes"),
     [
-        (10, 2048, 2, 5),  # groups of three would leave four to one worker and six to the other
-        (10, 4125, 2, 5),
-        (10, 4125, 5, 1),
-        (10, 4125, 1, 10),  # one process waits for nobody
-        (100, 4125, 1, 50),  # two groups of at most 64
-        (100, 4125, 2, 13),  # 52 and 48: near enough, and masks are made meanwhile
-        (12, 9000, 2, 1),
+        (2, 4125, 2, (1, 1)),
+        (3, 4125, 2, (2, 1)),
+        (10, 4125, 2, (4, 4, 1, 1)),  # the last for whoever is free first
+        (10, 4125, 5, (2,) * 5),
+        (10, 4125, 1, (10,)),  # one process waits for nobody
+        (100, 4125, 1, (50,)),  # two groups of at most 64
+        (100, 4125, 2, (38, 38, 12, 12)),
+        (100, 100, 2, (50, 50)),
+        (1000, 4125, 2, (*(64,) * 14, 52, 52)),
     ],
 )
-def test_no_worker_waits_long_for_another(cohort: int, records: int, workers: int, size: int) -> None:
+def test_no_worker_waits_long_for_another_and_little_is_padded(
+    cohort: int, records: int, workers: int, sizes: tuple[int, ...]
+) -> None:
     plan = plan_of()
     federation = replace(
-        plan.federation, clients=cohort, clients_per_round=cohort, declared_records=10 * records
+        plan.federation,
+        clients=cohort,
+        clients_per_round=cohort,
+        min_survivors=min(2, cohort),
+        declared_records=10 * records,
     )
     recipe = replace(plan.recipe, sampling_rate=0.1)
-    assert group_size(replace(plan, federation=federation, recipe=recipe), workers) == size
+    found = group_sizes(replace(plan, federation=federation, recipe=recipe), workers)
+    assert found == sizes
+    assert workers == 1 or sum(found) == cohort
 
 
 def test_groups_are_made_of_public_figures_and_hold_bounded_memory() -> None:
     plan = plan_of()
-    assert [group_size(plan, n) for n in (1, 2)] == [5, 3]
+    assert [group_sizes(plan, n) for n in (1, 2)] == [(5,), (3, 2)]
     for name in ("training", "prototypes"):  # the longest vector counts, whichever release it is of
         long = {name: replace(plan.releases[name], length=1 << 30)}
-        assert [group_size(replace(plan, releases={**plan.releases, **long}), n) for n in (1, 2)] == [1, 1]
-    assert group_size(plan_of(mode="local"), 2) == 1
+        held = replace(plan, releases={**plan.releases, **long})
+        assert [group_sizes(held, n) for n in (1, 2)] == [(1,), (1,) * 5]
+    assert group_sizes(plan_of(mode="local"), 2) == (1,)
     many = replace(plan.recipe, sampling_rate=1.0)
     federated = replace(plan.federation, declared_records=60_000)
-    assert group_size(replace(plan, recipe=many, federation=federated), 2) == 1
+    assert group_sizes(replace(plan, recipe=many, federation=federated), 2) == (2, 2, 1)
