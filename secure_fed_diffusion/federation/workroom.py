@@ -249,6 +249,6 @@ def group_sizes(plan: Plan, n: int) -> tuple[int, ...]:
     sizes: list[int] = []
     while (left := cohort - sum(sizes)) > 0:
         fair = -(-left // n)
-        size = min(most, fair if fair <= few else max(1, round(0.75 * fair)))
+        size = min(most, fair if fair <= few else round(0.75 * fair))
         sizes += [min(size, left - i * size) for i in range(n) if left > i * size]
     return tuple(sizes)
