@@ -15,7 +15,9 @@ Not protected against: `FixedPoint` gives no differential privacy; the modes tha
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -204,24 +206,13 @@ class FixedPoint:
         Raises:
             ConfigError: not even a step of one fits.
         """
-        for fraction_bits in range(MAX_MODULUS_BITS, 0, -1):
-            try:
-                return cls(
-                    clip=clip,
-                    fraction_bits=fraction_bits,
-                    modulus_bits=modulus_bits,
-                    max_clients=max_clients,
-                    max_weight=max_weight,
-                )
-            except ConfigError:
-                continue
-        return cls(
-            clip=clip,
-            fraction_bits=0,
-            modulus_bits=modulus_bits,
-            max_clients=max_clients,
-            max_weight=max_weight,
+        grid = partial(
+            cls, clip=clip, modulus_bits=modulus_bits, max_clients=max_clients, max_weight=max_weight
         )
+        for fraction_bits in range(MAX_MODULUS_BITS, 0, -1):
+            with suppress(ConfigError):
+                return grid(fraction_bits=fraction_bits)
+        return grid(fraction_bits=0)
 
     @classmethod
     def for_params(cls, params: SecAggParams, *, clip: float, max_weight: int = 1) -> FixedPoint:
