@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.command import finish
-from experiments.mnist_first.run import device, read, record
+from experiments.five_modes import device, read, record
 from experiments.results import command_line, commit, machine
 from secure_fed_diffusion import config
 

@@ -1,0 +1,1 @@
+"""The main job on embedded data, in each of the five modes."""
