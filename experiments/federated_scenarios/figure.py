@@ -17,7 +17,6 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import t as student_t
 
 from experiments.federated_scenarios.scenario import AXES
 from secure_fed_diffusion.reporting.plotting import LIGHT, STYLE, number_axis, percent_axis
@@ -62,13 +61,7 @@ class Line:
     def cell(self, key: str) -> Cell | None:
         """Return the mean of a figure and half of its 95 % t-interval over seeds."""
         values = list(self.by_seed(key).values())
-        if not values:
-            return None
-        half = None
-        if len(values) > 1:
-            spread = statistics.stdev(values) / len(values) ** 0.5
-            half = float(student_t.ppf(0.975, len(values) - 1)) * spread
-        return Cell(mean=statistics.fmean(values), half_width=half, repetitions=len(values))
+        return Cell.of(values) if values else None
 
     def by_seed(self, key: str) -> dict[int, float]:
         """Return a figure of each seed.
@@ -152,7 +145,7 @@ def finding(records: Sequence[Record]) -> str:
         if line.group == PRIVATE and "(base)" in line.label:
             parts.append(
                 f"private, by the recipe for ε = {line.records[0]['epsilon']:g}, "
-                f"the base is {_points(gaps)} points off{' (one run)' * (len(gaps) == 1)}"
+                f"the base is {_points(gaps)} points off ({_sureness(gaps)})"
             )
     return "; ".join(parts)
 
@@ -270,6 +263,14 @@ def _paint_bars(axes: Axes, found: Sequence[Line], heights: Sequence[float], tit
 
 def _points(gaps: Sequence[float]) -> str:
     return f"{100 * statistics.fmean(gaps):+.1f}"
+
+
+def _sureness(gaps: Sequence[float]) -> str:
+    """Say what a mean of paired differences rests on."""
+    spread = Cell.of(gaps).half_width
+    if spread is None:
+        return "one run" if len(gaps) == 1 else f"{len(gaps)} runs"
+    return f"± {100 * spread:.1f}, pairs of {len(gaps)} seeds"
 
 
 def _mean_of(line: Line, base: Cell) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import t as student_t
 from scipy.stats import ttest_ind_from_stats
 
 from secure_fed_diffusion.reporting.tradeoff import Cell, summarise
@@ -149,7 +147,7 @@ def paired_gaps(records: Sequence[Record], key: str = TSTR) -> dict[tuple[float,
 
 def gaps(records: Sequence[Record], key: str = TSTR) -> dict[tuple[float, int], Cell]:
     """Return the means of `paired_gaps`, with 95 % t-intervals."""
-    return {place: _interval(values) for place, values in paired_gaps(records, key).items()}
+    return {place: Cell.of(values) for place, values in paired_gaps(records, key).items()}
 
 
 def finding(records: Sequence[Record]) -> str:
@@ -253,14 +251,6 @@ def _in_fid(records: Sequence[Record], epsilon: float) -> str:
         if key is not None and (cell := summarise(records, mode, epsilon, key))
     ]
     return f" (FID {', '.join(shown)})" if len(shown) == 3 else ""
-
-
-def _interval(values: Sequence[float]) -> Cell:
-    half = None
-    if len(values) > 1:
-        spread = statistics.stdev(values) / math.sqrt(len(values))
-        half = float(student_t.ppf(0.975, len(values) - 1)) * spread
-    return Cell(mean=statistics.fmean(values), half_width=half, repetitions=len(values))
 
 
 def _points(share: float) -> str:

@@ -107,7 +107,7 @@ class SideBySide:
                 waiting.append(walk)
                 if len(waiting) == size:
                     hand_on()
-                if len(under_way) > self._ahead:
+                while len(under_way) > self._ahead:
                     self._settle(*under_way.popleft())
             hand_on()
             while under_way:

@@ -24,6 +24,8 @@ from secure_fed_diffusion.federation.settings import (
 )
 from secure_fed_diffusion.federation.warmup_settings import WarmupSettings
 
+_LARGE_EPSILON = 50.0  # more than any budget that somebody would defend
+
 
 def check_threshold(mode: Mode, federation: FederationSettings, secure_sum: SecureSumSettings) -> None:
     """Refuse a threshold under which a round cannot end, or a server that lies would learn an input.
@@ -197,18 +199,25 @@ def guard_view(mode: Mode, federation: FederationSettings) -> View:
 def remarks(
     mode: Mode, federation: FederationSettings, privacy: PrivacySettings, rounds: tuple[Round, ...]
 ) -> list[str]:
-    """Say what is allowed and probably not meant: a large δ, a rehearsed loss that cannot happen."""
+    """Say what is allowed and probably not meant: a large ε or δ, a rehearsed loss that cannot happen."""
     cohorts = {planned.number: planned.cohort for planned in rounds}
     idle = [
         f"client {event.client} is in no round {event.round}: it will not vanish there"
         for event in federation.vanish
         if event.client not in cohorts.get(event.round, ())
     ]
-    declared = federation.declared_records
-    if mode == "none" or privacy.delta * declared < 1.0:
+    if mode == "none":
         return idle
-    return [
-        f"privacy.delta={privacy.delta:g} is not below one over the {declared:,} records declared: "
-        "it would allow a mechanism that publishes some record whole",
-        *idle,
-    ]
+    said: list[str] = []
+    if privacy.epsilon > _LARGE_EPSILON:
+        said.append(
+            f"privacy.epsilon={privacy.epsilon:g} promises next to nothing: by it one record may make an "
+            f"outcome e^{privacy.epsilon:g} times as likely"
+        )
+    declared = federation.declared_records
+    if privacy.delta * declared >= 1.0:
+        said.append(
+            f"privacy.delta={privacy.delta:g} is not below one over the {declared:,} records declared: "
+            "it would allow a mechanism that publishes some record whole"
+        )
+    return [*said, *idle]

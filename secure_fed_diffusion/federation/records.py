@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,11 @@ def read_records(directory: Path, *, head: str | None = None) -> Records:
 
     Raises:
         LedgerError: with the first bad line.
-        RunError: there is no ledger, or the shared one that the configuration names is not there.
+        RunError: there is no ledger, or the shared one that the configuration names is not there; or the
+            configuration is not the one that the ledger was begun with.
     """
     own = verify(directory / "ledger.jsonl", head=head)
+    _require_own_config(directory, own)
     testimony = examine(directory, own)
     path = _shared_path(directory)
     if path is None:
@@ -72,6 +75,19 @@ def read_records(directory: Path, *, head: str | None = None) -> Records:
     except LedgerError as error:
         raise LedgerError(f"the shared ledger {path.name}: {error}") from error
     return Records(own=own, testimony=testimony, shared=shared)
+
+
+def _require_own_config(directory: Path, own: LedgerReport) -> None:
+    """Refuse a run's configuration that was edited since; an institution's names its own files instead."""
+    path = directory / "config.toml"
+    if not path.is_file() or (directory / "agreement.json").exists():
+        return
+    found = sha256(path.read_bytes()).hexdigest()
+    if found != own.terms.config_digest:
+        raise RunError(
+            f"{path} is not the configuration that this run was begun with: its SHA-256 is {found}, the "
+            f"ledger has {own.terms.config_digest}"
+        )
 
 
 def _shared_path(directory: Path) -> Path | None:

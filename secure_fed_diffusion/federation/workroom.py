@@ -41,9 +41,9 @@ from secure_fed_diffusion.federation.workbench import Workbench
 
 _WORTH = 4e11  # parameters times pixels times records: less is done before a worker has started
 _FIXED = 7e8  # of the same, what one client's part of one round costs however few its records
-_HELD_BYTES = 1 << 28  # of one group
+_HELD_BYTES = 1 << 30  # of the groups under way
 _COORDINATE_BYTES = 20  # of a client in a group: its weights, its sum, its sum with noise
-_MOST = 64  # clients in a group: each waits in a thread of its own
+_HELD = 256  # clients in the groups under way: each waits in a thread of its own
 _RECORDS_IN_GROUP = 512  # expected: enough that the padding of the last micro-batch does not count
 
 
@@ -240,7 +240,9 @@ def group_sizes(plan: Plan, n: int) -> tuple[int, ...]:
         return (1,)
     cohort = federation.clients_per_round
     longest = max(release.length for release in plan.releases.values())
-    most = min(_MOST, max(1, _HELD_BYTES // (_COORDINATE_BYTES * longest)))
+    under_way = max(4, 2 * n)  # for one process as for two
+    held = min(_HELD, _HELD_BYTES // (_COORDINATE_BYTES * longest))
+    most = max(1, held // under_way)
     if n == 1:
         groups = -(-cohort // most)
         return (-(-cohort // groups),)

@@ -164,7 +164,7 @@ def _row(member: Member, metrics: Sequence[str], order: int) -> dict[str, Any]:
     cells += [_cell(sent, wording.bytes_text(sent)), _cell(seconds, wording.minutes_text(seconds))]
     notes = [] if member.place == member.run.mode else [member.place]
     notes += [] if member.run.finished else ["not finished"]
-    notes += [member.run.unrecorded] if member.run.unrecorded else []
+    notes += [member.run.alarm] if member.run.alarm else []
     return {
         "label": member.label,
         "note": ", ".join(notes),

@@ -31,6 +31,7 @@ class RunFolder:
     name: str
     config: Mapping[str, Any]
     config_sha256: str
+    begun_with: str | None  # the SHA-256 of its configuration by the ledger, where that says it
     rounds: tuple[Mapping[str, Any], ...]
     summary: Mapping[str, Any]
     server_view: Mapping[str, Any]
@@ -63,8 +64,10 @@ class RunFolder:
         return not self.rounds and not self.summary
 
     @property
-    def unrecorded(self) -> str | None:
-        """Return what the run's ledger lacks, where it is gone or lost every line, else None."""
+    def alarm(self) -> str | None:
+        """Return what a reader has to know first: the ledger is gone, or the configuration is not its own."""
+        if self.begun_with not in (None, self.config_sha256):
+            return "config.toml was changed since the run began: the settings shown may not be the run's"
         if self.ledger_lines:
             return None
         state = "missing" if self.ledger_sha256 is None else "empty"
@@ -178,16 +181,19 @@ def read_run(run_dir: Path) -> RunFolder:
         summary=_read_object(run_dir / "summary.json"),
         server_view=_read_object(run_dir / "server_view.json"),
         samples=_find_samples(run_dir / "samples"),
-        run_id=_run_id(ledger_bytes or b""),
+        begun_with=None
+        if (run_dir / "agreement.json").exists()  # an institution's, whose configuration names its own files
+        else _of_terms(ledger_bytes or b"", "config_digest"),
+        run_id=_of_terms(ledger_bytes or b"", "run_id"),
         ledger_lines=len(ledger_bytes.splitlines()) if ledger_bytes else 0,
         ledger_sha256=None if ledger_bytes is None else hashlib.sha256(ledger_bytes).hexdigest(),
     )
 
 
-def _run_id(ledger: bytes) -> str | None:
-    """Return the run's id out of a ledger's first line, None where that holds none."""
+def _of_terms(ledger: bytes, key: str) -> str | None:
+    """Return a text out of a ledger's first line, None where that holds none."""
     try:
-        named = json.loads(ledger.split(b"\n", 1)[0])["run_id"]
+        named = json.loads(ledger.split(b"\n", 1)[0])[key]
     except (ValueError, TypeError, KeyError):
         return None
     return named if isinstance(named, str) else None

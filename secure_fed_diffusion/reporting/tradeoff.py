@@ -39,6 +39,15 @@ class Cell:
     half_width: float | None
     repetitions: int
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Cell:
+        """Return the mean of at least one value, and half of its t-interval where there are several."""
+        half = None
+        if len(values) > 1:
+            spread = statistics.stdev(values) / math.sqrt(len(values))
+            half = float(student_t.ppf(0.975, len(values) - 1)) * spread
+        return cls(mean=statistics.fmean(values), half_width=half, repetitions=len(values))
+
 
 def plot_results(results_json: Path, out: Path) -> tuple[Path, Path]:
     """Draw the experiment and return the paths of its PNG and its SVG.
@@ -75,14 +84,7 @@ def summarise(
         and number(record.get("epsilon")) == epsilon
         and (value := number(record.get(key))) is not None
     ]
-    if not values:
-        return None
-    half = None
-    if len(values) > 1:
-        half = (
-            float(student_t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-        )
-    return Cell(mean=statistics.fmean(values), half_width=half, repetitions=len(values))
+    return Cell.of(values) if values else None
 
 
 def finding(records: Sequence[Mapping[str, Any]]) -> str:

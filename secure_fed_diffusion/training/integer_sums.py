@@ -9,8 +9,8 @@ vector: once for its norm, once to be scaled, rounded, measured and added.
 
 A norm is a float and its last bit decides on which side of a fence a coordinate is rounded, so it must not
 depend on how many records there are, or whose they are: squares are added parameter by parameter, one
-record's apart from another's, and a micro-batch is measured and rounded whole, at one number of rows
-(`per_example.micro_batches`).  Only the rounded rows, which are integers, are dealt out to their owners.
+record's apart from another's, and a micro-batch is measured and rounded whole, or in groups of one number of
+rows (`per_example.micro_batches`).  Only the rounded rows, which are integers, are dealt out to their owners.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def integer_sum(
     chunks: Iterable[Mapping[str, Tensor]], grid: IntegerGrid, length: int
 ) -> npt.NDArray[np.int64]:
     """Return what `integer_sums` does for one owner of all rows: (length,) int64."""
-    return integer_sums(chunks, [sys.maxsize], grid, length)[0]
+    return _dealt_out(chunks, [sys.maxsize], grid, length)[0][0]
 
 
 def integer_sums(
@@ -60,8 +60,18 @@ def integer_sums(
 
     Raises:
         ConfigError: `norm_bound` is too large for float32 to hold the integers, or `clip_norm` or `gamma` too
-            small for it to hold the squares.
+            small for it to hold the squares; or there are fewer rows than `sizes` say.
     """
+    totals, n = _dealt_out(chunks, sizes, grid, length)
+    if n < sum(sizes):
+        raise ConfigError(f"expected {sum(sizes)} rows, got {n}", key="sizes")
+    return totals
+
+
+def _dealt_out(
+    chunks: Iterable[Mapping[str, Tensor]], sizes: Sequence[int], grid: IntegerGrid, length: int
+) -> tuple[list[npt.NDArray[np.int64]], int]:
+    """Return the owners' sums, and how many rows there were."""
     if grid.norm_bound > _EXACT_FLOAT32:
         raise ConfigError(f"expected at most {_EXACT_FLOAT32}, got {grid.norm_bound}", key="norm_bound")
     if grid.clip_norm < _MIN_CLIP_NORM:
@@ -89,7 +99,7 @@ def integer_sums(
         start += len(values[0])
     for owner, left in waiting.items():
         totals[owner] = left.added_to(totals[owner])
-    return [total.cpu().numpy() for total in totals]
+    return [total.cpu().numpy() for total in totals], start
 
 
 def _owned(ends: Sequence[int], start: int, n: int) -> dict[int, slice]:

@@ -140,6 +140,23 @@ def test_the_version_is_one_line(sfd: Ask) -> None:
     assert sfd("--version") == Answer(0, f"{__version__}\n", "")
 
 
+@pytest.mark.parametrize(
+    ("command", "said"), [("run", "The run's configuration (TOML)."), ("audit", "folder")]
+)
+def test_help_says_what_each_argument_is(command: str, said: str, sfd: Ask) -> None:
+    """Typer lost it with click 8.5."""
+    answer = sfd(command, "--help")
+    assert answer.status == 0
+    arguments = answer.out.split("Arguments")[1].split("Options")[0]
+    assert said in " ".join(arguments.split())
+
+
+def test_the_package_runs_as_the_command() -> None:
+    words = [sys.executable, "-m", "secure_fed_diffusion", "--version"]
+    done = subprocess.run(words, capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == __version__
+
+
 def test_help_comes_without_the_machinery() -> None:
     code = (
         "import sys; from secure_fed_diffusion import cli;"

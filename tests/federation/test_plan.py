@@ -141,6 +141,15 @@ def test_a_delta_that_is_not_below_one_over_the_declared_records_is_remarked_on(
     assert not plan("distributed", f"privacy.delta={below!r}").remarks()
 
 
+def test_a_budget_that_promises_next_to_nothing_is_remarked_on() -> None:
+    assert (
+        "privacy.epsilon=51 promises next to nothing"
+        in plan("distributed", "privacy.epsilon=51").remarks()[0]
+    )
+    assert not plan("distributed", "privacy.epsilon=50").remarks()
+    assert not plan("none", "privacy.epsilon=51").remarks()
+
+
 def test_two_plans_share_no_session() -> None:
     digests = {plan("distributed").digest, plan("distributed", "modes.distributed.clip_norm=0.06").digest}
     digests |= {plan("distributed", "modes.distributed.sampling_rate=0.2").digest}

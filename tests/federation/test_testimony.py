@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from secure_fed_diffusion.dp import chain
 from secure_fed_diffusion.dp.ledger import Ledger, verify
-from secure_fed_diffusion.errors import LedgerError, PrivacyError
+from secure_fed_diffusion.errors import LedgerError, PrivacyError, RunError
 from secure_fed_diffusion.federation.heads import HeadBook, SignedHead, write_roster
 from secure_fed_diffusion.federation.records import read_records
 from secure_fed_diffusion.secagg.signing import Roster
@@ -51,6 +52,19 @@ def test_the_record_is_bound_up_to_the_last_line_that_a_client_signed(folder: Pa
     report = records.to_dict()
     assert report["signed"]["last_signed_line"] == 10
     assert report["signed"]["roster_root"] == ROSTER.root.hex()
+
+
+def test_a_configuration_that_was_edited_after_the_run_began_is_found(tmp_path: Path) -> None:
+    begun, edited = b"# the run's\n[privacy]\n", b"[privacy]\nepsilon = 1.0\n"
+    with Ledger.create(ledger_of(tmp_path), terms(config_digest=sha256(begun).hexdigest())):
+        pass
+    (tmp_path / "config.toml").write_bytes(begun)
+    read_records(tmp_path)
+    (tmp_path / "config.toml").write_bytes(edited)
+    with pytest.raises(RunError, match=r"config\.toml is not the configuration that this run was begun with"):
+        read_records(tmp_path)
+    (tmp_path / "agreement.json").touch()  # an institution's names its own files; the agreement is signed
+    read_records(tmp_path)
 
 
 def test_a_charge_that_was_never_sent_is_signed_by_nobody_and_the_audit_says_so(folder: Path) -> None:

@@ -13,6 +13,7 @@ from secure_fed_diffusion.audit.canaries import Canaries, Planted, SampleNotes
 from secure_fed_diffusion.federation import contribution
 from secure_fed_diffusion.federation.contribution import Contributor
 from secure_fed_diffusion.federation.together import Joined, vectors
+from secure_fed_diffusion.training import integer_sums
 from secure_fed_diffusion.training import vectors as flat
 from tests.federation.small import Federation, federation, seeded, settings_for
 
@@ -108,6 +109,23 @@ def test_another_client_s_records_change_nothing() -> None:
     after = vectors(other, release, weights, number=2, attempt=0)
     same = [np.array_equal(one, two) for one, two in zip(before, after, strict=True)]
     assert same == [client_id != 1 for client_id in range(len(same))]
+
+
+def test_a_norm_may_depend_on_how_many_rows_a_micro_batch_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has one number of rows, alone and together, so what another number would give is nobody's matter."""
+    it = federation(
+        settings_for(
+            "distributed", "modes.distributed.micro_batch=16", "modes.distributed.sampling_rate=0.25"
+        )
+    )
+    release = it.plan.releases["training"]
+    honest = integer_sums.row_norms
+    monkeypatch.setattr(integer_sums, "row_norms", lambda parts: honest(parts) * (1 + len(parts[0]) / 100))
+    alone, weights = sides(it)
+    expected = [each.vector(release, weights, number=2, attempt=0) for each in alone]
+    beside, _ = sides(it)
+    found = vectors(beside, release, weights, number=2, attempt=0)
+    assert all(np.array_equal(one, other) for one, other in zip(expected, found, strict=True))
 
 
 def test_joined_samples_give_each_record_as_its_own_sample_does() -> None:

@@ -28,6 +28,7 @@ from secure_fed_diffusion.federation.workroom import (
     Asked,
     group_sizes,
     in_this_process,
+    in_workers,
     side_by_side,
     worker_count,
 )
@@ -277,6 +278,24 @@ def test_no_worker_waits_long_for_another_and_little_is_padded(
     found = group_sizes(replace(plan, federation=federation, recipe=recipe), workers)
     assert found == sizes
     assert workers == 1 or sum(found) == cohort
+
+
+@pytest.mark.parametrize("workers", [1, 2, 8, 16])
+@pytest.mark.parametrize("length", [1000, 200_000, 35_000_000])
+def test_few_clients_are_held_at_once_however_many_workers_there_are(workers: int, length: int) -> None:
+    plan = plan_of()
+    federation = replace(plan.federation, clients=1000, clients_per_round=1000, min_survivors=2)
+    releases = {name: replace(release, length=length) for name, release in plan.releases.items()}
+    sizes = group_sizes(replace(plan, federation=federation, releases=releases), workers)
+    under_way = sum(sorted(sizes)[-2 * workers :])
+    assert under_way <= max(256, 2 * workers)
+    assert under_way * 20 * length <= max(1 << 30, 2 * workers * 20 * length)  # one client a group at least
+
+
+def test_two_groups_a_worker_are_under_way() -> None:
+    settings = settings_for("distributed")
+    beside = in_workers(settings, plan_of(), {}, 3)
+    assert beside._ahead + 1 == 2 * 3  # none starts: they do with the first exchange
 
 
 def test_groups_are_made_of_public_figures_and_hold_bounded_memory() -> None:

@@ -295,6 +295,22 @@ def test_an_emptied_ledger_is_told_beside_the_headline(new_run: Callable[..., Pa
     assert "ledger.jsonl is empty: nothing here can be recomputed." in text[: text.index("What this ε means")]
 
 
+def test_a_configuration_that_is_not_the_ledgers_is_told_beside_the_headline(
+    new_run: Callable[..., Path],
+) -> None:
+    folder = new_run(rounds=6)
+    config_toml, ledger = folder / "config.toml", folder / "ledger.jsonl"
+    digest = hashlib.sha256(config_toml.read_bytes()).hexdigest()
+    ledger.write_text(json.dumps({"config_digest": digest}) + "\n" + ledger.read_text())
+    altered = "config.toml was changed since the run began"
+    assert altered not in _write(folder)[1].text
+    config_toml.write_text(config_toml.read_text() + "\n# and a line more\n")
+    text = " ".join(_write(folder)[1].text.split())
+    assert altered in text[: text.index("What this ε means")]
+    (folder / "agreement.json").touch()  # an institution's configuration names its own files
+    assert altered not in _write(folder)[1].text
+
+
 def test_a_runs_time_is_shown_in_whole_minutes(new_run: Callable[..., Path]) -> None:
     folder = new_run(rounds=6)
     summary = json.loads((folder / "summary.json").read_text())

@@ -273,6 +273,12 @@ def test_rows_go_to_their_owner_through_all_micro_batches(sizes: list[int]) -> N
         start += size
 
 
+def test_rows_that_are_missing_are_not_taken_for_zeros() -> None:
+    grid = IntegerGrid.for_dimension(3, clip_norm=1.0)
+    with pytest.raises(ConfigError, match="sizes: expected 6 rows, got 4"):
+        integer_sums.integer_sums([{"w": torch.ones(4, 3)}], [3, 3], grid, 3)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 9), max_size=6),
