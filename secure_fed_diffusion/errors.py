@@ -22,6 +22,8 @@ share or a vector.  Catch `SecureFedDiffusionError` to catch them all, or one fa
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class SecureFedDiffusionError(Exception):
     """Base of every error raised on purpose by this package."""
@@ -59,13 +61,23 @@ class UnderNoisedError(PrivacyError):
 class LedgerError(SecureFedDiffusionError):
     """The record of what was spent was altered; `line` is the first bad line, counted from 1.
 
-    `peer` is the other client whose signed word it is about; None: it is about one's own record.
+    `path` is the file that holds it, where whoever raised this knew; `peer` the other client whose signed
+    word it is about, None: it is about one's own record; `reason` is the message without the place.
     """
 
-    def __init__(self, message: str, *, line: int | None = None, peer: int | None = None) -> None:
-        super().__init__(f"line {line}: {message}" if line is not None else message)
+    def __init__(
+        self, message: str, *, line: int | None = None, peer: int | None = None, path: Path | None = None
+    ) -> None:
+        place = [*([str(path)] if path else []), *([f"line {line}"] if line is not None else [])]
+        super().__init__(f"{', '.join(place)}: {message}" if place else message)
         self.line = line
         self.peer = peer
+        self.path = path
+        self.reason = message
+
+    def within(self, path: Path) -> LedgerError:
+        """Return the same finding with the file that it was found in."""
+        return LedgerError(self.reason, line=self.line, peer=self.peer, path=path)
 
 
 class SecureAggregationError(SecureFedDiffusionError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secure_fed_diffusion.commands.terminal import AsJson, RunFolder, quiet
-from secure_fed_diffusion.errors import ConfigError
+from secure_fed_diffusion.errors import ConfigError, LedgerError
 
 if TYPE_CHECKING:
     from secure_fed_diffusion.audit.report import FolderAudit
@@ -29,7 +29,10 @@ def audit(
     if head is not None and re.fullmatch(r"[0-9a-fA-F]{64}", head) is None:
         raise ConfigError(f"expected 64 hexadecimal digits, got {head!r}", key="--head")
     quiet()
-    records = read_records(directory, head=None if head is None else head.lower())
+    try:
+        records = read_records(directory, head=None if head is None else head.lower())
+    except LedgerError as error:
+        raise LedgerError(f"{error}; the audit failed") from error
     found = audit_folder(directory, records.own)
     drawing = _draw_audit(found, directory / "audit.svg")
     if as_json:

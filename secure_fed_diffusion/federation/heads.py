@@ -195,7 +195,7 @@ def read_heads(path: Path) -> list[SignedHead]:
             if not (0 <= client_id < 1 << 32 and 1 <= line < 1 << 32):
                 raise ValueError("out of range")
         except (ValueError, KeyError, TypeError) as error:
-            raise LedgerError(f"{path.name}, line {number}: no signed head") from error
+            raise LedgerError("no signed head", line=number, path=Path(path.name)) from error
         heads.append(SignedHead(client_id=client_id, line=line, head=head, signature=signature))
     return heads
 

@@ -16,7 +16,7 @@ from typing import Any
 from secure_fed_diffusion.dp.ledger import LedgerReport, verify
 from secure_fed_diffusion.dp.shared import SharedReport, verify_shared
 from secure_fed_diffusion.errors import LedgerError, RunError
-from secure_fed_diffusion.federation.testimony import Testimony, examine
+from secure_fed_diffusion.federation.testimony import LEDGER, Testimony, examine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +59,17 @@ def read_records(directory: Path, *, head: str | None = None) -> Records:
     """Check every record in a run's folder; `head` is an anchor of its own ledger.
 
     Raises:
-        LedgerError: with the first bad line.
+        LedgerError: with the file and its first bad line.
         RunError: there is no ledger, or the shared one that the configuration names is not there; or the
             configuration is not the one that the ledger was begun with.
     """
-    own = verify(directory / "ledger.jsonl", head=head)
+    ledger = directory / LEDGER
+    try:
+        own = verify(ledger, head=head)
+        testimony = examine(directory, own)
+    except LedgerError as error:
+        raise (error if error.path else error.within(ledger)) from error
     _require_own_config(directory, own)
-    testimony = examine(directory, own)
     path = _shared_path(directory)
     if path is None:
         return Records(own=own, testimony=testimony, shared=None)
@@ -73,7 +77,7 @@ def read_records(directory: Path, *, head: str | None = None) -> Records:
         shared = verify_shared(path)
         _require_counted(own, shared)
     except LedgerError as error:
-        raise LedgerError(f"the shared ledger {path.name}: {error}") from error
+        raise error.within(path) from error
     return Records(own=own, testimony=testimony, shared=shared)
 
 

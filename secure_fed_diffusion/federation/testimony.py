@@ -17,7 +17,7 @@ signing keys, as that of a run with all clients in one process does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from secure_fed_diffusion.dp import chain
 from secure_fed_diffusion.dp.account import Charge, read_charge
 from secure_fed_diffusion.dp.ledger import Ledger, LedgerReport, verify
 from secure_fed_diffusion.errors import LedgerError
-from secure_fed_diffusion.federation.heads import Chain, read_heads, read_roster
+from secure_fed_diffusion.federation.heads import Chain, SignedHead, read_heads, read_roster
 
 HEADS, ROSTER, CLIENTS, PEERS, KEY = "heads.jsonl", "roster.json", "clients", "peers.jsonl", "signing.key"
 LEDGER = "ledger.jsonl"
@@ -124,17 +124,23 @@ def examine(directory: Path, record: Ledger | LedgerReport) -> Testimony:
     """
     files = [path for path in (directory / HEADS,) if path.exists()]
     files += sorted((directory / CLIENTS).glob(f"*/{PEERS}"))
-    heads = {head for path in files for head in read_heads(path)}
+    heads = _places(files)
     if not (directory / ROSTER).exists():
         if heads:
-            raise LedgerError(f"there are signed heads, and no {ROSTER} to check them against")
+            raise LedgerError(
+                f"there are signed heads, and no {ROSTER} to check them against",
+                path=next(iter(heads.values()))[0],
+            )
         return Testimony(signed={}, n_heads=0, roster_root=None, keys_beside=False)
     roster = read_roster(directory / ROSTER)
     said: dict[tuple[int, int], bytes] = {}
     for head in sorted(heads, key=lambda head: (head.line, head.client_id)):
         if not head.is_genuine(record.terms.run_id, roster):
+            path, number = heads[head]
             raise LedgerError(
-                f"client {head.client_id} did not sign the head that bears its name", line=head.line
+                f"client {head.client_id} did not sign the head of line {head.line} that bears its name",
+                line=number,
+                path=path,
             )
         if said.setdefault((head.client_id, head.line), head.head) != head.head:
             raise LedgerError(f"client {head.client_id} signed two different heads of it", line=head.line)
@@ -152,6 +158,18 @@ def examine(directory: Path, record: Ledger | LedgerReport) -> Testimony:
         keys_beside=any((directory / CLIENTS).glob(f"*/{KEY}")),
         own_ledgers=own,
     )
+
+
+def _places(files: Iterable[Path]) -> dict[SignedHead, tuple[Path, int]]:
+    """Return every head of the files, with the first file that holds it and its line there."""
+    places: dict[SignedHead, tuple[Path, int]] = {}
+    for path in files:
+        try:
+            for number, head in enumerate(read_heads(path), start=1):
+                places.setdefault(head, (path, number))
+        except LedgerError as error:
+            raise error.within(path) from error
+    return places
 
 
 def _examine_own(directory: Path, book: Ledger | LedgerReport, said: Mapping[tuple[int, int], bytes]) -> int:
@@ -178,7 +196,7 @@ def _examine_own(directory: Path, book: Ledger | LedgerReport, said: Mapping[tup
                         "the coordinator's book has no such charge: its tail was cut", line=number
                     )
         except LedgerError as error:
-            raise LedgerError(f"{path.relative_to(directory)}: {error}") from error
+            raise error.within(path) from error
     return len(paths)
 
 

@@ -100,11 +100,13 @@ def test_a_cut_tail_is_found_by_signed_heads_and_without_them_by_its_anchor_alon
     ledger = folder / "ledger.jsonl"
     lines = ledger.read_text().splitlines(keepends=True)
     ledger.write_text("".join(lines[:-1]))
-    assert_refused(sfd("audit", folder), 1, f"line {len(lines)}", "the tail was cut")
+    assert_refused(sfd("audit", folder), 1, f"sfd: {ledger}, line {len(lines)}: ", "the tail was cut")
     (folder / "heads.jsonl").unlink()
     shutil.rmtree(folder / "clients")
     assert sfd("audit", folder).status == 0
-    assert_refused(sfd("audit", folder, "--head", head), 1, "anchor")
+    assert_refused(
+        sfd("audit", folder, "--head", head), 1, f"sfd: {ledger}: the anchor", "; the audit failed"
+    )
 
 
 @pytest.mark.parametrize("deed", ["alter", "drop", "reorder"])
@@ -118,8 +120,8 @@ def test_an_altered_ledger_is_found_and_its_line_named(deed: str, sfd: Ask, fold
     else:
         lines[3], lines[4] = lines[4], lines[3]
     ledger.write_text("".join(lines))
-    assert_refused(sfd("audit", folder), 1, "line 4")
-    assert_refused(sfd("audit", folder, "--json"), 1, "line 4")
+    assert_refused(sfd("audit", folder), 1, f"sfd: {ledger}, line 4: ", "; the audit failed")
+    assert_refused(sfd("audit", folder, "--json"), 1, f"sfd: {ledger}, line 4: ", "; the audit failed")
 
 
 def test_samples_are_drawn_from_the_model_of_a_run(sfd: Ask, folder: Path, tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_a_client_s_ledger_that_lost_a_signed_line_is_found(folder: Path) -> Non
     path = own(folder, 1)
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
     with pytest.raises(
-        LedgerError, match=r"clients/0001/ledger\.jsonl: line 3: it is missing: client 1 signed"
+        LedgerError, match=r"clients/0001/ledger\.jsonl, line 3: it is missing: client 1 signed"
     ):
         read_records(folder)
 
@@ -183,7 +183,7 @@ def test_a_client_s_ledger_that_was_rewritten_is_found(folder: Path) -> None:
     forge(own(folder, 0), 2, round=7)
     verify(own(folder, 0))
     with pytest.raises(
-        LedgerError, match=r"clients/0000/ledger\.jsonl: line 2: client 0 signed another head"
+        LedgerError, match=r"clients/0000/ledger\.jsonl, line 2: client 0 signed another head"
     ):
         read_records(folder)
 
@@ -192,7 +192,7 @@ def test_a_book_that_lost_its_tail_is_found_by_a_client_s_charge(folder: Path) -
     path = folder / "ledger.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
     with pytest.raises(
-        LedgerError, match=r"clients/0001/ledger\.jsonl: line 3: the coordinator's book has no"
+        LedgerError, match=r"clients/0001/ledger\.jsonl, line 3: the coordinator's book has no"
     ):
         read_records(folder)
 
@@ -222,7 +222,7 @@ def test_an_own_ledger_that_a_kill_left_without_a_line_was_never_begun(folder: P
     with Ledger.open(folder / "ledger.jsonl") as ledger:
         require_whole(folder, ledger, 1)
         own(folder, 1).write_bytes(b"")  # that of a client which signed heads was there
-        with pytest.raises(LedgerError, match=r"clients/0001/ledger\.jsonl: line 1: the terms are missing"):
+        with pytest.raises(LedgerError, match=r"clients/0001/ledger\.jsonl, line 1: the terms are missing"):
             require_whole(folder, ledger, 1)
 
 

@@ -294,7 +294,7 @@ def test_the_audit_shows_both_ledgers(
     spent.write_bytes(b"".join([*lines[:2], lines[2].replace(b'"training":2', b'"training":1'), *lines[3:]]))
     status, words = audit(tmp_path / "first")
     assert status == 1
-    assert "the shared ledger spent.jsonl: line 3" in words
+    assert f"{spent}, line 3: " in words
     spent.unlink()
     status, words = audit(tmp_path / "first")
     assert status == 1

@@ -120,6 +120,15 @@ def test_what_the_server_forgot_its_clients_remember(folder: Path) -> None:
     assert caught.value.line == 5
 
 
+def test_a_line_of_heads_that_is_none_is_named_with_its_file(folder: Path) -> None:
+    heads = folder / "heads.jsonl"
+    heads.write_text(heads.read_text() + "{}\n")
+    number = heads.read_text().count("\n")
+    with pytest.raises(LedgerError, match="no signed head") as caught:
+        read_records(folder)
+    assert str(caught.value).startswith(f"{heads}, line {number}: ")
+
+
 def test_without_any_head_nothing_is_claimed(folder: Path) -> None:
     (folder / "heads.jsonl").unlink()
     rewrite(ledger_of(folder), read(ledger_of(folder))[:4])
@@ -142,8 +151,9 @@ def test_two_histories_of_one_client_are_found_in_two_witnesses_files(folder: Pa
 def test_a_roster_that_signed_none_of_it_is_found(folder: Path) -> None:
     strangers = {client_id: KEYS[5 - client_id].public for client_id in range(6)}
     write_roster(folder / "roster.json", Roster(strangers))
-    with pytest.raises(LedgerError, match="did not sign"):
+    with pytest.raises(LedgerError, match="did not sign") as caught:
         read_records(folder)
+    assert str(caught.value).startswith(f"{folder / 'heads.jsonl'}, line 1: client ")
     (folder / "roster.json").write_text("{}")
     with pytest.raises(Exception, match="roster"):
         read_records(folder)
