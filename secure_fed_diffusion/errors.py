@@ -5,6 +5,9 @@ share or a vector.  Catch `SecureFedDiffusionError` to catch them all, or one fa
 
     SecureFedDiffusionError
     ├── ConfigError              a setting, alone or with another, cannot be honoured
+    │   ├── WrongFolderError     the folder that was named holds no run, or is taken (a RunError too)
+    │   ├── MissingDataError     the data that were named are not there (a DataError too)
+    │   └── HopelessBudgetError  no run within this budget is possible (a BudgetExceededError too)
     ├── DataError                a data file is missing, altered or of the wrong form
     ├── RunError                 a run's folder or a step of a run cannot be used
     ├── PrivacyError             going on would cost more privacy than was promised
@@ -52,6 +55,18 @@ class PrivacyError(SecureFedDiffusionError):
 
 class BudgetExceededError(PrivacyError):
     """The budget does not cover the next charge; nothing was charged and nothing left."""
+
+
+class WrongFolderError(ConfigError, RunError):
+    """The folder that was named holds no run, or something that a new run must not touch."""
+
+
+class MissingDataError(ConfigError, DataError):
+    """The data set that was named is not where it was looked for."""
+
+
+class HopelessBudgetError(ConfigError, BudgetExceededError):
+    """The settings ask for more than their own budget, whatever was spent before."""
 
 
 class UnderNoisedError(PrivacyError):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from secure_fed_diffusion.commands.terminal import AsJson, RunFolder, quiet
-from secure_fed_diffusion.errors import ConfigError
+from secure_fed_diffusion.errors import ConfigError, WrongFolderError
 
 
 def sample(
@@ -25,5 +25,7 @@ def sample(
     if out.suffix.lower() != ".png":
         raise ConfigError(f"expected a file that ends in .png, got {out}", key="--out")
     quiet()
+    if not any((directory / name).exists() for name in ("config.toml", "model")):
+        raise WrongFolderError(f"{directory} holds no run: there is no model in it")
     written = draw_grid(directory / "model", out, per_class=per_class, seed=seed)
     typer.echo(json.dumps({"file": str(out), "images": written}) if as_json else f"{written} images: {out}")

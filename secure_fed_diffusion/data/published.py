@@ -27,7 +27,7 @@ from secure_fed_diffusion.data.formats import Arrays, read_cifar, read_idx, read
 from secure_fed_diffusion.data.images import ImageSet
 from secure_fed_diffusion.data.settings import DIRECTORY_VARIABLE
 from secure_fed_diffusion.data.sources import SOURCES, Source, SourceFile
-from secure_fed_diffusion.errors import DataError
+from secure_fed_diffusion.errors import DataError, MissingDataError
 
 _IDX_KEYS = ("x_train", "y_train", "x_test", "y_test")  # in the order of a source's files
 _BLOCK_BYTES = 1 << 20
@@ -122,11 +122,11 @@ def data_directory(chosen: str | None, name: str) -> Path:
     """Return the data folder of the set `name`: `chosen`, or the one that `SFD_DATA_DIR` names.
 
     Raises:
-        DataError: neither names one.
+        MissingDataError: neither names one.
     """
     named = chosen or os.environ.get(DIRECTORY_VARIABLE)
     if not named:
-        raise DataError(
+        raise MissingDataError(
             f"{name} needs {_expected(SOURCES[name])}: set data.directory, or the environment variable "
             f"{DIRECTORY_VARIABLE}, to the folder that holds it"
         )
@@ -203,7 +203,7 @@ def _require_files(source: Source, directory: Path) -> list[Path]:
     missing = [file.filename for file, path in zip(source.files, found, strict=True) if path is None]
     if missing:
         fetch = f"run sfd data fetch {source.name}, or " if source.addresses else ""
-        raise DataError(
+        raise MissingDataError(
             f"{source.name} is not whole in {directory}: {', '.join(missing)} missing, expected "
             f"{_expected(source)}; {fetch}set data.directory, or the environment variable "
             f"{DIRECTORY_VARIABLE}, to the folder that holds them"

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 
 from secure_fed_diffusion.dp.accounting import Accountant, epsilon
 from secure_fed_diffusion.dp.mechanism import Mechanism, View
-from secure_fed_diffusion.errors import ConfigError, PrivacyError
+from secure_fed_diffusion.errors import ConfigError, HopelessBudgetError, PrivacyError
 
 _SMALLEST, _LARGEST = 2.0**-6, 2.0**20
 
@@ -40,7 +40,7 @@ def calibrate(
     Guarantees: ε of the returned scale was computed and does not exceed the target.
 
     Raises:
-        PrivacyError: no scale up to 2²⁰ meets the target.
+        HopelessBudgetError: no scale up to 2²⁰ meets the target.
     """
     if not target_epsilon > 0:
         raise ConfigError(f"expected a positive ε, got {target_epsilon}", key="target_epsilon")
@@ -60,7 +60,7 @@ def calibrate(
     while reached > target_epsilon:
         high *= 2.0
         if high > _LARGEST:
-            raise PrivacyError(
+            raise HopelessBudgetError(
                 f"no noise multiplier up to {_LARGEST:.0f} reaches ε <= {target_epsilon} "
                 f"in the view {view.key}: the largest gives {reached:.4g}"
             ) from refusal

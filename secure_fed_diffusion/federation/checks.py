@@ -12,7 +12,7 @@ from secure_fed_diffusion.diffusion.settings import DiffusionSettings
 from secure_fed_diffusion.dp.accounting import epsilon
 from secure_fed_diffusion.dp.calibration import calibrate
 from secure_fed_diffusion.dp.mechanism import Mechanism, View
-from secure_fed_diffusion.errors import BudgetExceededError, ConfigError
+from secure_fed_diffusion.errors import ConfigError, HopelessBudgetError
 from secure_fed_diffusion.federation.participation import FederationSettings, SecureSumSettings
 from secure_fed_diffusion.federation.release import ReleasePlanner
 from secure_fed_diffusion.federation.schedule import PHASES, Round
@@ -138,7 +138,7 @@ def noise_multiplier_for(
     `most` are the most uses of each release that one client can be charged for.
 
     Raises:
-        BudgetExceededError: the configured multiplier, or the warm-up alone, overspends.
+        HopelessBudgetError: the configured multiplier, or the warm-up alone, overspends.
         PrivacyError: no multiplier meets the budget.
     """
 
@@ -163,7 +163,7 @@ def noise_multiplier_for(
             f" (or warmup.covariances.noise_multiplier={covariances.noise_multiplier:g}, "
             f"warmup.covariances.draws={covariances.draws})"
         )
-        raise BudgetExceededError(
+        raise HopelessBudgetError(
             f"privacy.epsilon={privacy.epsilon:g} is less than the warm-up alone costs, {alone:.3g}: raise "
             f"warmup.noise_multiplier={planner.warmup.noise_multiplier:g} or lower "
             f"warmup.draws={planner.warmup.draws}{also if covariances.draws else ''}"
@@ -171,7 +171,7 @@ def noise_multiplier_for(
     if privacy.noise_multiplier is not None:
         asked = cost(counts(privacy.noise_multiplier))
         if asked > privacy.epsilon:
-            raise BudgetExceededError(
+            raise HopelessBudgetError(
                 f"privacy.noise_multiplier={privacy.noise_multiplier:g} would spend ε = {asked:.4g} in the "
                 f"view {guard.key}, privacy.epsilon={privacy.epsilon:g}"
             )

@@ -17,7 +17,7 @@ from typing import Any
 
 from secure_fed_diffusion.dp.ledger import Ledger
 from secure_fed_diffusion.entropy import Entropy, system
-from secure_fed_diffusion.errors import ConfigError, RunError, SecureFedDiffusionError
+from secure_fed_diffusion.errors import ConfigError, RunError, SecureFedDiffusionError, WrongFolderError
 from secure_fed_diffusion.federation.heads import HeadBook, read_roster, write_roster
 from secure_fed_diffusion.federation.plan import Plan
 from secure_fed_diffusion.federation.testimony import CLIENTS, HEADS, KEY, PEERS, ROSTER
@@ -115,12 +115,13 @@ def open_ledger(
     `by_server`: the ledger is the coordinator's book, each client keeps its own.
 
     Raises:
-        RunError: the folder is taken, holds no run, or was begun under other settings.
+        WrongFolderError: the folder is taken, or holds no run to resume.
+        RunError: it was begun under other settings.
     """
     digest = hashlib.sha256(config_text.encode()).hexdigest()
     if resume:
         if not folder.ledger.exists():
-            raise RunError(f"{folder.root} holds no run to resume: there is no {folder.ledger.name}")
+            raise WrongFolderError(f"{folder.root} holds no run to resume: there is no {folder.ledger.name}")
         if b"\n" not in folder.ledger.read_bytes():  # killed before its first line: nothing was begun
             if folder.roster.exists():
                 raise RunError(
@@ -138,10 +139,21 @@ def open_ledger(
             ledger.close()
             raise
         return ledger, ledger.terms.run_id
-    if folder.root.exists() and any(folder.root.iterdir()):
-        raise RunError(f"{folder.root} is not empty: choose another folder, or --resume the run in it")
+    require_free(folder.root, "choose another folder, or --resume the run in it")
     folder.root.mkdir(parents=True, exist_ok=True)
     return _begin(folder, plan, config_text, digest, by_server)
+
+
+def require_free(root: Path, advice: str) -> None:
+    """Refuse to begin in a folder that holds anything, or in a file; `advice` is what to do.
+
+    Raises:
+        WrongFolderError: nothing was changed.
+    """
+    if root.exists() and not root.is_dir():
+        raise WrongFolderError(f"{root} is a file: {advice}")
+    if root.exists() and any(root.iterdir()):
+        raise WrongFolderError(f"{root} is not empty: {advice}")
 
 
 def _what_differs(begun: Path, begun_digest: str, config_text: str) -> str:

@@ -61,8 +61,8 @@ def make_plan(
 
     Raises:
         ConfigError: settings that contradict each other; names the key, the value and the bound.
-        BudgetExceededError: the configured noise, or the warm-up alone, would overspend.
-        PrivacyError: no noise meets the budget.
+        HopelessBudgetError: the configured noise, or the warm-up alone, would overspend; or no noise meets
+            the budget.
     """
     mode = privacy.mode
     recipe: ModeSettings = getattr(modes, mode)

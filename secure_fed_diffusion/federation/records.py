@@ -15,8 +15,8 @@ from typing import Any
 
 from secure_fed_diffusion.dp.ledger import LedgerReport, verify
 from secure_fed_diffusion.dp.shared import SharedReport, verify_shared
-from secure_fed_diffusion.errors import LedgerError, RunError
-from secure_fed_diffusion.federation.testimony import LEDGER, Testimony, examine
+from secure_fed_diffusion.errors import LedgerError, RunError, WrongFolderError
+from secure_fed_diffusion.federation.testimony import HEADS, LEDGER, ROSTER, Testimony, examine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +60,13 @@ def read_records(directory: Path, *, head: str | None = None) -> Records:
 
     Raises:
         LedgerError: with the file and its first bad line.
-        RunError: there is no ledger, or the shared one that the configuration names is not there; or the
+        WrongFolderError: this is no run's folder.
+        RunError: a run's ledger is gone, or the shared one that the configuration names is; or the
             configuration is not the one that the ledger was begun with.
     """
     ledger = directory / LEDGER
+    if not any((directory / name).exists() for name in (LEDGER, "config.toml", HEADS, ROSTER)):
+        raise WrongFolderError(f"{directory} holds no run: there is no ledger ({LEDGER}) in it")
     try:
         own = verify(ledger, head=head)
         testimony = examine(directory, own)

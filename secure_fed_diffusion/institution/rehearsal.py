@@ -16,7 +16,7 @@ from pathlib import Path
 from secure_fed_diffusion import config
 from secure_fed_diffusion.data.datasets import load
 from secure_fed_diffusion.data.partition import partition
-from secure_fed_diffusion.errors import RunError
+from secure_fed_diffusion.federation.folder import require_free
 from secure_fed_diffusion.federation.settings import RunSettings
 from secure_fed_diffusion.institution import certificates, keys
 from secure_fed_diffusion.institution.own_records import write_records
@@ -59,10 +59,9 @@ def rehearse(settings: RunSettings, folder: Path, *, address: str) -> list[Path]
     """Write the folders; return the institutions' `institution.toml`, client 0 first.
 
     Raises:
-        RunError: the folder is not empty.
+        WrongFolderError: the folder is not empty.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise RunError(f"{folder} is not empty: choose another one")
+    require_free(folder, "choose another one")
     dataset = load(settings.data)
     federation = settings.federation
     parts = partition(

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secure_fed_diffusion.errors import RunError
+from secure_fed_diffusion.errors import RunError, WrongFolderError
 from secure_fed_diffusion.evaluation import names
 from secure_fed_diffusion.reporting.wording import bound, colluders, number, terms
 
@@ -161,11 +161,11 @@ def is_metric(key: str) -> bool:
 def read_run(run_dir: Path) -> RunFolder:
     """Read what a run has written so far.
 
-    Raises: RunError when this is no run's folder, or when a file in it cannot be read.
+    Raises: WrongFolderError when this is no run's folder, RunError when a file in it cannot be read.
     """
     config_path = run_dir / "config.toml"
     if not config_path.is_file():
-        raise RunError(f"{run_dir}: no run's folder, it holds no config.toml")
+        raise WrongFolderError(f"{run_dir}: no run's folder, it holds no config.toml")
     config_bytes = config_path.read_bytes()
     try:
         config = tomllib.loads(config_bytes.decode())

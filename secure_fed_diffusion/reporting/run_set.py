@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from secure_fed_diffusion.errors import RunError
+from secure_fed_diffusion.errors import RunError, WrongFolderError
 from secure_fed_diffusion.reporting.run_folder import RunFolder, read_run
 from secure_fed_diffusion.reporting.wording import MODES, NO_GUARANTEE, bound, number
 
@@ -105,13 +105,13 @@ class RunSet:
 def find_runs(paths: Iterable[Path]) -> list[Path]:
     """Return the folders of all runs at or below the paths, each once, in the order given.
 
-    Raises: RunError when a path holds no run.
+    Raises: WrongFolderError when a path holds no run.
     """
     found: dict[Path, Path] = {}
     for path in paths:
         here = list(_runs_in(path, _DEPTH))
         if not here:
-            raise RunError(
+            raise WrongFolderError(
                 f"{path}: no run's folder, and none in it: a run has a config.toml beside its ledger"
             )
         for folder in here:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secure_fed_diffusion.cores import usable_cores
-from secure_fed_diffusion.errors import RunError
 
 if TYPE_CHECKING:
     from secure_fed_diffusion.sweep.process import Place
@@ -48,6 +47,7 @@ def sweep(
     ] = False,
 ) -> None:
     """Run every cell of a grid in a folder and a process of its own; status 1 if one failed."""
+    from secure_fed_diffusion.federation.folder import require_free
     from secure_fed_diffusion.sweep.grid import chosen
     from secure_fed_diffusion.sweep.pool import Pool
     from secure_fed_diffusion.sweep.process import attempts
@@ -63,8 +63,8 @@ def sweep(
     if dry_run:
         _list(todo, places, at_once, as_json=as_json)
         return
-    if out.exists() and any(out.iterdir()) and not resume:
-        raise RunError(f"{out} is not empty: choose another folder, or --resume the sweep in it")
+    if not resume:
+        require_free(out, "choose another folder, or --resume the sweep in it")
     for place in todo:
         place.write_config()
     (out / "grid.toml").write_bytes(grid_file.read_bytes())

@@ -44,7 +44,11 @@ def test_a_budget_that_the_warm_up_alone_would_spend_is_refused_before_any_work(
     sfd: Ask, config_file: Path, tmp_path: Path
 ) -> None:
     answer = sfd("run", config_file, "--out", tmp_path / "run", "--set", "privacy.epsilon=0.1")
-    assert_refused(answer, 1, "privacy.epsilon=0.1 ", "the warm-up alone", "warmup.noise_multiplier=4")
+    assert_refused(answer, 2, "privacy.epsilon=0.1 ", "the warm-up alone", "warmup.noise_multiplier=4")
+    assert not (tmp_path / "run").exists()
+    changes = ["--set", "privacy.noise_multiplier=0.1", "--set", "warmup.draws=0"]
+    answer = sfd("run", config_file, "--out", tmp_path / "run", *changes)
+    assert_refused(answer, 2, "privacy.noise_multiplier=0.1 would spend ε = ")
     assert not (tmp_path / "run").exists()
 
 
@@ -54,10 +58,10 @@ def test_a_missing_data_file_is_refused_with_where_it_was_looked_for(
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("SFD_DATA_DIR", str(tmp_path / "empty"))
     answer = sfd("run", config_file, "--out", tmp_path / "run", "--set", "data.name=mnist")
-    assert_refused(answer, 1, "missing", str(tmp_path / "empty"), "SFD_DATA_DIR", "data.directory")
+    assert_refused(answer, 2, "missing", str(tmp_path / "empty"), "SFD_DATA_DIR", "data.directory")
     monkeypatch.delenv("SFD_DATA_DIR")
     answer = sfd("run", config_file, "--out", tmp_path / "run", "--set", "data.name=mnist")
-    assert_refused(answer, 1, "mnist needs", "SFD_DATA_DIR")
+    assert_refused(answer, 2, "mnist needs", "SFD_DATA_DIR")
     assert not (tmp_path / "run").exists()
 
 
@@ -84,26 +88,33 @@ def test_a_folder_with_something_in_it_is_left_alone(sfd: Ask, config_file: Path
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("years of work")
     answer = sfd("run", config_file, "--out", tmp_path / "run")
-    assert_refused(answer, 1, "is not empty", "--resume")
+    assert_refused(answer, 2, "is not empty", "--resume")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
 def test_an_out_that_is_a_file_is_refused(sfd: Ask, config_file: Path) -> None:
-    assert_refused(sfd("run", config_file, "--out", config_file), 1, str(config_file))
+    assert_refused(sfd("run", config_file, "--out", config_file), 2, f"{config_file} is a file")
     assert config_file.read_text() == CONFIG
 
 
 def test_a_run_that_never_began_cannot_be_resumed(sfd: Ask, config_file: Path, tmp_path: Path) -> None:
     answer = sfd("run", config_file, "--out", tmp_path / "nowhere", "--resume")
-    assert_refused(answer, 1, "holds no run to resume")
+    assert_refused(answer, 2, "holds no run to resume")
 
 
 @pytest.mark.parametrize("words", [["audit"], ["report"], ["sample"]])
 def test_an_empty_folder_is_no_run(words: list[str], sfd: Ask, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert_refused(sfd(*words, tmp_path / "empty"), 1, str(tmp_path / "empty"))
+    assert_refused(sfd(*words, tmp_path / "empty"), 2, str(tmp_path / "empty"))
     assert list((tmp_path / "empty").iterdir()) == []
-    assert_refused(sfd(*words, tmp_path / "nowhere"), 1, str(tmp_path / "nowhere"))
+    assert_refused(sfd(*words, tmp_path / "nowhere"), 2, str(tmp_path / "nowhere"))
+
+
+def test_a_run_that_lost_its_ledger_is_a_run_whose_audit_fails(
+    sfd: Ask, config_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.toml").write_bytes(config_file.read_bytes())
+    assert_refused(sfd("audit", tmp_path), 1, f"no ledger at {tmp_path / 'ledger.jsonl'}")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from secure_fed_diffusion.dp import View, calibrate, epsilon
-from secure_fed_diffusion.errors import ConfigError, PrivacyError
+from secure_fed_diffusion.errors import ConfigError, HopelessBudgetError
 from tests.dp.plans import MODEL, gaussian, shares
 
 
@@ -35,7 +35,7 @@ def test_what_the_grid_refuses_counts_as_too_little_noise() -> None:
 
 
 def test_a_target_that_no_noise_meets_is_a_typed_error() -> None:
-    with pytest.raises(PrivacyError, match=r"no noise multiplier.*sum_c5"):
+    with pytest.raises(HopelessBudgetError, match=r"no noise multiplier.*sum_c5"):
         calibrate(
             lambda s: {shares(s * 100.0, sensitivity=100.0): 1},
             target_epsilon=1.0,

@@ -70,7 +70,7 @@ def test_a_folder_that_is_taken_is_refused_without_resume(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "something").touch()
-    assert sfd() == 1
+    assert sfd() == 2
     assert "--resume" in capsys.readouterr().err
 
 
