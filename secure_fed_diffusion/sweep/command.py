@@ -130,9 +130,8 @@ def _list(places: list[Place], known: list[Place], jobs: int, *, as_json: bool) 
     together = max(sum(left) / jobs, max(left, default=0.0))
     basis = f"by {clock.learned} finished cells" if clock.learned else "a rough guess: no cell is done yet"
     if as_json:
-        typer.echo(
-            json.dumps({"cells": cells, "seconds_left": round(together, 1), "basis": basis, "jobs": jobs})
-        )
+        outlook = {"seconds_left": round(together, 1), "basis": basis, "jobs": jobs}
+        typer.echo(json.dumps({"cells": cells, **outlook, "budgets_checked": False}))
         return
     for cell in cells:
         typer.echo(
@@ -142,6 +141,7 @@ def _list(places: list[Place], known: list[Place], jobs: int, *, as_json: bool) 
         f"{len(left)} of {len(cells)} cells to run, about {estimate.duration(together)} with {jobs} "
         f"side by side ({basis})"
     )
+    typer.echo("settings are checked, budgets are not: a cell whose ε cannot be kept fails when it begins")
 
 
 class _Silent:

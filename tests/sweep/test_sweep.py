@@ -46,6 +46,9 @@ def test_a_dry_run_lists_the_cells_and_writes_nothing(
     said = json.loads(capsys.readouterr().out)
     assert [cell["status"] for cell in said["cells"]] == ["new", "new"]
     assert said["seconds_left"] > 0
+    assert said["budgets_checked"] is False
+    assert sfd("--dry-run") == 0
+    assert "budgets are not: a cell whose ε cannot be kept fails" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
