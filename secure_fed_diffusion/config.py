@@ -28,6 +28,17 @@ from secure_fed_diffusion.federation.settings import RunSettings
 
 Settings = TypeVar("Settings")
 
+_FEW = 4  # keys of one name that a hint lists
+_EXPECTED = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "float_type": "a number",
+    "int_from_float": "an integer",
+    "int_type": "an integer",
+    "string_type": "a text",
+    "tuple_type": "a list",
+}  # by pydantic's name of a finding: what the settings call it
+
 
 @cache
 def _adapter(owner: type[Settings]) -> TypeAdapter[Settings]:
@@ -49,7 +60,9 @@ def load_as(owner: type[Settings], path: Path, overrides: Iterable[str] = ()) ->
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"there is no file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     try:
         return parse_as(owner, text, overrides)
@@ -67,7 +80,7 @@ def parse_as(owner: type[Settings], text: str, overrides: Iterable[str] = ()) ->
     values = tomllib.loads(text)
     _check_keys(values, owner, "", owner, quoted=False)
     for override in overrides:
-        _override(values, override)
+        _override(values, override, owner)
     _check_keys(values, owner, "", owner, quoted=True)
     try:
         return _adapter(owner).validate_python(values)
@@ -88,12 +101,16 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def _override(values: dict[str, Any], override: str, owner: type) -> None:
     """Apply one `section.key=value`; a value that is no TOML is taken as a string."""
     name, equals, text = override.partition("=")
     path = [part.strip() for part in name.split(".")]
     if not equals or len(path) < 2 or not all(path):
-        raise ConfigError(f"expected --set section.key=value, got {override!r}")
+        meant = [key for key in _all_keys(owner, "") if key.rpartition(".")[2] == name.strip()]
+        depth = min((key.count(".") for key in meant), default=0)
+        meant = [key for key in meant if key.count(".") == depth]  # privacy.epsilon, not an optimizer's
+        hint = f"; did you mean {' or '.join(meant)}?" if 0 < len(meant) <= _FEW else ""
+        raise ConfigError(f"expected --set section.key=value, got {override!r}{hint}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -119,6 +136,8 @@ def _check_keys(values: Mapping[str, Any], owner: type, prefix: str, whole: type
         if nested is None:
             _check_number(value, hints[key], f"{prefix}{key}", quoted=quoted)
             continue
+        if typing.get_origin(hints[key]) is tuple and not isinstance(value, list):
+            raise ConfigError(f"expected a list of tables, got {value!r}", key=f"{prefix}{key}")
         items = value if isinstance(value, list) else [value]
         for item in items:
             if not isinstance(item, Mapping):
@@ -127,7 +146,7 @@ def _check_keys(values: Mapping[str, Any], owner: type, prefix: str, whole: type
 
 
 def _check_number(value: Any, hint: Any, key: str, *, quoted: bool) -> None:
-    """Refuse what pydantic would make a number of (true is 1, "10" is 10).
+    """Refuse what pydantic would make a number of (true is 1, "10" is 10), and words that are none.
 
     Raises:
         ConfigError: names the key, the kind of number, and what stands there.
@@ -146,6 +165,16 @@ def _check_number(value: Any, hint: Any, key: str, *, quoted: bool) -> None:
         raise ConfigError(f"expected {expected}, got {str(value).lower()}", key=key)
     if isinstance(value, str) and not quoted:
         raise ConfigError(f"expected {expected}, got the text {value!r}", key=key)
+    if isinstance(value, str) and not _is_number(value):
+        raise ConfigError(f"expected {expected}, got {value!r}", key=key)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _unknown(key: str, owner: type, hints: Mapping[str, Any], prefix: str, whole: type) -> str:
@@ -185,6 +214,8 @@ def _first(error: ValidationError) -> ConfigError:
     key = ".".join(str(part) for part in finding["loc"] if not str(part).startswith(("literal[", "int")))
     message = finding["msg"][:1].lower() + finding["msg"][1:]
     hint = ""
+    if finding["type"] in _EXPECTED:
+        message = f"expected {_EXPECTED[finding['type']]}"
     if finding["type"] == "literal_error":
         allowed = [item.strip(" '") for item in finding["ctx"]["expected"].replace(" or ", ", ").split(", ")]
         near = difflib.get_close_matches(str(finding["input"]), allowed, n=1)

@@ -37,7 +37,8 @@ def run(
     config_file: Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's configuration (TOML).")],
     out: Annotated[Path, typer.Option(help="The folder to write; must be new, or --resume.")],
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value, over what the file says.")
+        list[str] | None,
+        typer.Option("--set", help="section.key=value, over what the file says; may be repeated."),
     ] = None,
     device: Annotated[Device | None, typer.Option(help="Over run.device of the file.")] = None,
     engine: Annotated[

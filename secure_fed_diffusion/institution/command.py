@@ -141,7 +141,8 @@ def rehearse(
     config_file: Annotated[Path, typer.Argument(metavar="CONFIG", help="A run's configuration (TOML).")],
     out: Annotated[Path, typer.Option(help="The folder to write; must be new.")],
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value, over what the file says.")
+        list[str] | None,
+        typer.Option("--set", help="section.key=value, over what the file says; may be repeated."),
     ] = None,
     address: Annotated[
         str, typer.Option(help="Where the SuperLink will listen for nodes.")

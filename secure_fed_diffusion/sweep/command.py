@@ -28,7 +28,8 @@ def sweep(
         float | None, typer.Option(min=0.1, help="GiB for all cells together. Default: 80 % of what is free.")
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value in every cell, over the base.")
+        list[str] | None,
+        typer.Option("--set", help="section.key=value in every cell, over the base; may be repeated."),
     ] = None,
     only: Annotated[
         list[str] | None,

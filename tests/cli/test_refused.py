@@ -70,6 +70,16 @@ def test_a_missing_configuration_is_named(sfd: Ask, tmp_path: Path) -> None:
     assert_refused(answer, 2, f"there is no file {tmp_path / 'nowhere.toml'}")
 
 
+def test_a_folder_in_the_configurations_place_is_named_once(sfd: Ask, tmp_path: Path) -> None:
+    answer = sfd("run", tmp_path, "--out", tmp_path / "run")
+    assert answer == Answer(2, "", f"sfd: {tmp_path} cannot be read: Is a directory\n")
+
+
+def test_help_says_that_an_override_can_be_repeated(sfd: Ask) -> None:
+    for command in ("run", "sweep"):
+        assert "repeated" in sfd(command, "--help").out
+
+
 def test_a_configuration_that_is_no_toml_is_one_line(sfd: Ask, tmp_path: Path) -> None:
     (tmp_path / "broken.toml").write_text("[privacy\nmode = 'local'\n")
     assert_refused(sfd("run", tmp_path / "broken.toml", "--out", tmp_path / "run"), 2, "no valid TOML")
