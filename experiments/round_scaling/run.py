@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -23,6 +24,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from scipy.stats import t as student_t
 
 from experiments.command import finish
 from experiments.results import into_readme, origin
@@ -125,13 +128,32 @@ def measure(
 
 def ratios(records: Sequence[dict[str, Any]], base: int = BASE) -> dict[str, float]:
     """Return each size's seconds over those of `base` clients in the same turn, the median of the turns."""
+    return {
+        f"{clients}_over_{base}": round(statistics.median(found), 3)
+        for clients, found in quotients(records, base).items()
+    }
+
+
+def intervals(records: Sequence[dict[str, Any]], base: int = BASE) -> dict[str, tuple[float, float]]:
+    """Return the 95 % t-interval of the same quotients' geometric mean, where there are several turns."""
+    found: dict[str, tuple[float, float]] = {}
+    for clients, values in quotients(records, base).items():
+        if len(values) > 1:
+            logs = [math.log(value) for value in values]
+            half = float(student_t.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
+            middle = statistics.fmean(logs)
+            low, high = math.exp(middle - half), math.exp(middle + half)
+            found[f"{clients}_over_{base}"] = (round(low, 3), round(high, 3))
+    return found
+
+
+def quotients(records: Sequence[dict[str, Any]], base: int = BASE) -> dict[int, list[float]]:
+    """Return the seconds of each size that took all its turns beside `base` clients, over theirs, by turn."""
     by_size: dict[int, dict[int, float]] = {}
     for record in records:
         by_size.setdefault(record["clients"], {})[record["repetition"]] = record["seconds"]
     return {
-        f"{clients}_over_{base}": round(
-            statistics.median(seconds / by_size[base][turn] for turn, seconds in of_size.items()), 3
-        )
+        clients: [seconds / by_size[base][turn] for turn, seconds in of_size.items()]
         for clients, of_size in by_size.items()
         if clients != base and base in by_size and of_size.keys() <= by_size[base].keys()
     }
@@ -145,17 +167,20 @@ def markdown(results: Mapping[str, Any]) -> str:
     lines = [
         f"`{results['command']}` at commit {results['commit']}, {results['machine']}:",
         "",
-        f"| clients | mode | neighbours | seconds a step | over that of {BASE} | {' | '.join(words)} |",
+        f"| clients | mode | neighbours | seconds a step | over those of {BASE} | {' | '.join(words)} |",
         "|---|---|---|---|---|" + "---|" * len(PARTS),
     ]
     for mode, clients in dict.fromkeys((r["mode"], r["clients"]) for r in results["records"]):
         same = [r for r in results["records"] if (r["mode"], r["clients"]) == (mode, clients)]
         medians = [statistics.median(r[name] for r in same) for name in ("seconds", *map(_column, PARTS))]
-        ratio = results["ratios"].get(mode, {}).get(f"{clients}_over_{BASE}")
+        name = f"{clients}_over_{BASE}"
+        ratio = results["ratios"].get(mode, {}).get(name)
+        low, high = results["intervals"].get(mode, {}).get(name, (math.nan, math.nan))
+        spread = "" if math.isnan(low) else f" ({low:.2f} to {high:.2f})"
         seconds, *parts = (f"{value:.2f}" for value in medians)
         lines.append(
             f"| {clients:,} | {mode} | {same[0]['neighbours']} | {seconds} | "
-            f"{'–' if ratio is None else f'{ratio:.2f}'} | {' | '.join(parts)} |"
+            f"{'–' if ratio is None else f'{ratio:.2f}{spread}'} | {' | '.join(parts)} |"
         )
     return "\n".join(lines)
 
@@ -171,7 +196,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[2, 10, 100])
     parser.add_argument("--sparse", type=int, nargs="*", default=[10, 100], help="clients in mode `central`")
     parser.add_argument("--many", type=int, default=1000, help="clients of the last part; 0 leaves it out")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--workers", default="auto", help="processes that compute for the clients")
     parser.add_argument("--set", dest="changes", action="append", default=[], help="section.key=value")
     parser.add_argument("--table", action="store_true", help="the README from the results; run nothing")
@@ -199,6 +224,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     distributed, central, many = taken
     return {
         "ratios": {"distributed": ratios(distributed), "central": ratios(central)},
+        "intervals": {"distributed": intervals(distributed), "central": intervals(central)},
         "records": distributed + central + many,
     }
 

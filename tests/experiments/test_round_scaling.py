@@ -44,6 +44,9 @@ def test_a_ratio_is_a_median_of_quotients_within_a_turn() -> None:
     ]
     assert run.ratios(records) == {"2_over_10": 0.9}
     assert run.ratios([record for record in records if record["clients"] == 2]) == {}
+    (low, high) = run.intervals(records)["2_over_10"]
+    assert low < (0.5 * 1.0 * 0.9) ** (1 / 3) < high
+    assert run.intervals(records[:2]) == {}  # one turn
 
 
 def test_the_command_writes_a_record_for_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,8 +73,9 @@ def test_the_table_has_the_median_step_and_its_parts() -> None:
     ]
     made = {"command": "c", "commit": "1", "machine": "m", "records": records}
     made["ratios"] = {"distributed": {"2_over_10": 0.75}, "central": {}}
+    made["intervals"] = {"distributed": {"2_over_10": (0.5, 1.125)}, "central": {}}
     text = run.markdown(made)
-    assert "| 2 | distributed | 1 | 1.50 | 0.75 | 0.25 | 0.25 | 0.25 | 0.25 |" in text
+    assert "| 2 | distributed | 1 | 1.50 | 0.75 (0.50 to 1.12) | 0.25 | 0.25 | 0.25 | 0.25 |" in text
     assert "| 10 | distributed | 9 | 2.00 | – | 0.25 | 0.25 | 0.25 | 0.25 |" in text
     assert run.markdown({**made, "records": []}) == "Not run yet."
 
