@@ -37,11 +37,9 @@ def markdown(results: Mapping[str, Any]) -> str:
         found = [f"{100 * run[name]:.1f} %" for name in ("tstr_cnn", "prototype_accuracy")]
         found += [f"{run['fid_lenet32_digits']:.1f}", f"{run['seconds'] / 60:.1f}"]
         lines.append(f"| `{run['mode']}` | {' | '.join(promised + found)} |")
-    floor = results["records"][0]["fid_floor_lenet32_digits"]
-    delta = results["records"][0]["delta"]
-    return "\n".join(
-        [*lines, "", f"δ = {delta:g}, add or remove. FID by lenet32_digits; real images have {floor:.2f}."]
-    )
+    delta, floor = (results["records"][0][name] for name in ("delta", "fid_floor_lenet32_digits"))
+    said = f"ε by PLD, δ = {delta:g}. FID by lenet32_digits, of which real images have {floor:.2f}."
+    return "\n".join([*lines, "", said])
 
 
 def main() -> None:

@@ -42,6 +42,11 @@ def test_a_mode_is_run_and_becomes_a_record(finished: tuple[Path, dict[str, Any]
     text = run.markdown({"command": "c", "commit": "1", "machine": "m", "records": [record]})
     assert "| `central` | 10 | " in text
     assert "example, add_remove | released_model |" in text
+    assert "ε by PLD, δ = 1e-05" in text
+    of_client = run.markdown(
+        {"command": "c", "commit": "1", "machine": "m", "records": [{**record, "relation": "zero_out"}]}
+    )
+    assert "add" not in of_client  # a relation stands in its own row and nowhere else
 
 
 def test_a_finished_mode_is_not_run_again(
